@@ -1,0 +1,83 @@
+# `make` alone prints this help. Every target sets up what it needs, inside this checkout.
+
+PYTHON ?= python3
+# The exporter and its tests need torch; the server and the client never do.
+TORCH ?= torch==2.13.0
+MODEL ?= openai/clip-vit-base-patch32
+PRECISION ?= fp32
+OUT ?= triton_models
+
+VENV := .venv
+DEV := .venv-dev
+PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PROTOC := -m grpc_tools.protoc -I proto -I proto/third_party clipsearch/v1/image_search.proto
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check format proto export-models train-demo lock clean
+
+help: ## Print this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/ready ## Add the sample pictures and find some by describing them
+	@$(VENV)/bin/python demo/run.py
+
+serve: $(VENV)/ready ## Run the server with the demo model until Ctrl-C
+	@$(VENV)/bin/clipsearch-server
+
+test: $(DEV)/ready ## Run every test
+	$(DEV)/bin/python -m pytest
+
+check: $(DEV)/ready ## Lint; check types, arrows, the contract and that the stubs are fresh
+	$(DEV)/bin/ruff check
+	$(DEV)/bin/ruff format --check
+	$(DEV)/bin/mypy
+	$(DEV)/bin/lint-imports
+	cd proto && $(CURDIR)/$(DEV)/bin/buf lint
+	@$(MAKE) --no-print-directory stubs-in-build
+	diff -r -x __init__.py -x __pycache__ build/stubs/clipsearch/v1 client/clipsearch/v1
+
+format: $(DEV)/ready ## Format the code and mend what can be mended
+	$(DEV)/bin/ruff check --fix
+	$(DEV)/bin/ruff format
+
+proto: $(DEV)/ready ## Generate the stubs from the contract
+	$(call generate,client)
+
+.PHONY: stubs-in-build
+stubs-in-build:
+	@rm -rf build/stubs && mkdir -p build/stubs
+	$(call generate,build/stubs)
+
+define generate
+PATH=$(CURDIR)/$(DEV)/bin:$$PATH $(DEV)/bin/python $(PROTOC) \
+	--python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1)
+endef
+
+export-models: $(DEV)/ready ## Export MODEL (hub id, local folder or demo) in PRECISION to OUT
+	$(DEV)/bin/python -m clipsearch_export $(MODEL) --precision $(PRECISION) --out $(OUT)
+
+train-demo: $(DEV)/ready ## Train the demo model anew (hours; see docs/demo-model.md)
+	$(DEV)/bin/python $(PIP) "$(TORCH)" -e "export[demo]"
+	$(DEV)/bin/python -m clipsearch_export.demo train --work-dir build/demo-model
+
+lock: ## Write constraints.txt: the newest versions that fit, for CI and everybody
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip --disable-pip-version-check install --quiet \
+		"$(TORCH)" -e "client[cli]" -e server -e export -r requirements-dev.txt
+	build/lock/bin/python -m pip freeze --exclude-editable | grep -v -e '^torch==' -e ' @ ' > constraints.txt
+
+clean: ## Remove what the targets made, but for the environments
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The environments. They are made anew when what they hold changes.
+$(VENV)/ready: client/pyproject.toml server/pyproject.toml constraints.txt
+	@echo "setting up $(VENV): the server and the command (about half a minute)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(VENV)/bin/python $(PIP) -e "client[cli]" -e server
+	@touch $@
+
+$(DEV)/ready: client/pyproject.toml server/pyproject.toml export/pyproject.toml requirements-dev.txt constraints.txt
+	@echo "setting up $(DEV): the server, the command, the exporter and the tools (minutes)"
+	@$(PYTHON) -m venv --clear $(DEV)
+	@$(DEV)/bin/python $(PIP) "$(TORCH)" -e "client[cli]" -e server -e export -r requirements-dev.txt
+	@touch $@

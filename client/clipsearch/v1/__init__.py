@@ -1,0 +1,1 @@
+"""The generated protobuf and gRPC stubs of the package ``clipsearch.v1``; `make proto` writes them."""
