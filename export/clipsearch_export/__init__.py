@@ -1,0 +1,1 @@
+"""Exports a CLIP checkpoint to the ONNX model folder that clipsearch serves."""

@@ -1,0 +1,1 @@
+"""Find images by describing them: the gRPC server."""

@@ -1,0 +1,179 @@
+"""What can go wrong, as the domain sees it; `rpc/status.py` turns each into a gRPC status.
+
+* ClipsearchError
+  + InvalidRequest            the caller's fault: a field of the request
+    - InvalidImage            the content is no image we take
+    - SourceNotAllowed        the URL points where this server does not go
+  + SourceFailed              the fault of the host that the URL names
+  + NotFound                  there is no such image or collection
+    - ImageNotFound
+    - CollectionNotFound
+  + ModelMismatch             the collection was filled by another model
+  + Overloaded                too much is in flight; later is better
+  + StorageFull               the disk or its quota is full
+  + DependencyFailed          a neighbour of ours does not work
+    - EncoderUnavailable
+    - IndexUnavailable
+  + DeadlineExceeded          the time for the call, or for a part of it, is over
+  + ModelOutputInvalid        the encoder answered with what cannot be an embedding
+  + StartupError              the server cannot start as configured; never reaches a client
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+
+class ClipsearchError(Exception):
+    """Base of every error that a caller or an operator is meant to read.
+
+    ``reason`` is stable and upper snake case (AIP-193); the message says what to do about it and
+    may change. ``metadata`` holds the dynamic parts of the message, for programs.
+    """
+
+    reason = "INTERNAL"
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = metadata
+
+
+class InvalidRequest(ClipsearchError):
+    """A field of the request is missing, malformed or out of range. The caller must change it."""
+
+    reason = "INVALID_FIELD"
+
+    def __init__(
+        self, field: str, message: str, *, reason: str | None = None, **metadata: str
+    ) -> None:
+        super().__init__(message, **metadata)
+        self.field = field
+        if reason is not None:
+            self.reason = reason
+
+
+class InvalidImage(InvalidRequest):
+    """The content is not an image, is broken, or exceeds a limit. Sending it again cannot help.
+
+    ``reason`` is one of IMAGE_FORMAT_UNSUPPORTED, IMAGE_UNDECODABLE, IMAGE_TOO_LARGE.
+    """
+
+    def __init__(self, message: str, *, reason: str, **metadata: str) -> None:
+        super().__init__("content", message, reason=reason, **metadata)
+
+
+class SourceNotAllowed(InvalidRequest):
+    """The URL's scheme, port or address is one that this server does not fetch.
+
+    The message is the same for every address, so that nobody can map a network with it.
+    """
+
+    reason = "SOURCE_NOT_ALLOWED"
+
+    def __init__(self, message: str) -> None:
+        super().__init__("url", message)
+
+
+class SourceFailed(ClipsearchError):
+    """The host of the URL did not deliver: its fault, not ours and not the request's.
+
+    ``reason`` is one of SOURCE_UNREACHABLE, SOURCE_HTTP_STATUS, SOURCE_UNAVAILABLE, SOURCE_TIMEOUT,
+    SOURCE_TOO_MANY_REDIRECTS, SOURCE_ENCODING_NOT_ALLOWED; metadata ``retryable`` is "true" or
+    "false".
+    """
+
+    def __init__(self, message: str, *, reason: str, retryable: bool, **metadata: str) -> None:
+        super().__init__(message, retryable=str(retryable).lower(), **metadata)
+        self.reason = reason
+
+
+class NotFound(ClipsearchError):
+    """There is no such resource."""
+
+    reason = "NOT_FOUND"
+    resource_type = "resource"
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class ImageNotFound(NotFound):
+    """No image has this id."""
+
+    reason = "IMAGE_NOT_FOUND"
+    resource_type = "clipsearch.v1.Image"
+
+    def __init__(self, image_id: UUID) -> None:
+        super().__init__(str(image_id), f"no image has the id {image_id}")
+
+
+class CollectionNotFound(NotFound):
+    """No collection has this name."""
+
+    reason = "COLLECTION_NOT_FOUND"
+    resource_type = "clipsearch.v1.Collection"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, f"there is no collection named {name!r}")
+
+
+class ModelMismatch(ClipsearchError):
+    """The collection holds another model's embeddings, which this model's cannot be compared
+    with."""
+
+    reason = "MODEL_MISMATCH"
+
+
+class Overloaded(ClipsearchError):
+    """More is in flight than the server takes on. Repeating the call later can help."""
+
+    reason = "SERVER_OVERLOADED"
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class StorageFull(ClipsearchError):
+    """The index cannot write because its disk is full. Reading still works."""
+
+    reason = "STORAGE_FULL"
+
+
+class DependencyFailed(ClipsearchError):
+    """A neighbour of the server's does not answer, or answers with an error of its own."""
+
+    reason = "DEPENDENCY_UNAVAILABLE"
+
+
+class EncoderUnavailable(DependencyFailed):
+    """The encoder cannot be reached or has stopped."""
+
+    reason = "MODEL_UNAVAILABLE"
+
+
+class IndexUnavailable(DependencyFailed):
+    """The index cannot be reached or has stopped."""
+
+    reason = "INDEX_UNAVAILABLE"
+
+
+class DeadlineExceeded(ClipsearchError):
+    """The call's deadline, or the server's own for it, has passed."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
+class ModelOutputInvalid(ClipsearchError):
+    """The encoder's answer has the wrong shape, is not finite, or is not of unit length."""
+
+    reason = "MODEL_OUTPUT_INVALID"
+
+
+class StartupError(ClipsearchError):
+    """The server cannot start as configured. The message is one line: what, where, and the way
+    out."""
+
+    reason = "STARTUP_FAILED"

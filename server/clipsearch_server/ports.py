@@ -1,0 +1,152 @@
+"""What the engine needs from the world: three ports, and the data that crosses them.
+
+An adapter implements one port, is built from plain values, and is an async context manager. All
+methods are safe to call concurrently from one event loop and never block it. ``tests/contract``
+holds every implementation to these docstrings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, TypeAlias
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+TokenIds: TypeAlias = NDArray[np.int64]  # (n, t): one text a row, padded with the model's pad id
+Pixels: TypeAlias = NDArray[np.uint8]  # (n, 3, h, w): upright RGB, reduced to the model's size
+Embeddings: TypeAlias = NDArray[np.float32]  # (n, d): each row finite and of L2 norm 1
+JsonValue: TypeAlias = (
+    "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+)
+Metadata: TypeAlias = Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """What is known about an image: everything but its pixels and its embedding."""
+
+    id: UUID
+    url: str  # fetched from here; empty if added by content
+    uri: str  # by which the picture can be seen; empty if unknown
+    metadata: Metadata
+    sha256: str  # of the encoded image, lower-case hexadecimal
+    media_type: str  # "image/jpeg", ...
+    width_px: int  # upright
+    height_px: int
+    size_bytes: int  # of the encoded image
+    create_time: datetime  # aware, UTC, whole microseconds
+    update_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredImage:
+    """An image found, with the cosine similarity of its embedding and the query's: -1 to 1."""
+
+    image: StoredImage
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePage:
+    """Images ordered by id, and the id from which the next page starts (None: there is none)."""
+
+    images: Sequence[StoredImage]
+    next_id: UUID | None
+
+
+class Encoder(Protocol):
+    """Embeds texts and images into one space.
+
+    Raises EncoderUnavailable if what runs the model cannot be reached, ModelOutputInvalid if it
+    answers with anything but unit vectors, Overloaded if too much waits, DeadlineExceeded if it is
+    too slow.
+    """
+
+    @property
+    def description(self) -> str:
+        """What runs the model, with its version: for people."""
+        ...
+
+    async def encode_text(self, token_ids: TokenIds) -> Embeddings:
+        """Embeds n >= 1 tokenised texts."""
+        ...
+
+    async def encode_image(self, pixels: Pixels) -> Embeddings:
+        """Embeds n >= 1 images."""
+        ...
+
+    async def health(self) -> None:
+        """Returns if the encoder can work now; raises EncoderUnavailable if not."""
+        ...
+
+
+class ImageIndex(Protocol):
+    """One collection of images with their embeddings.
+
+    Raises IndexUnavailable if the index cannot be reached, StorageFull if it cannot write for want
+    of space, DeadlineExceeded if it is too slow.
+    """
+
+    @property
+    def description(self) -> str:
+        """What stores the embeddings, with its version: for people."""
+        ...
+
+    async def upsert(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
+        """Stores images under their ids, replacing what is there. Returns when they are durable: a
+        crash of any process right after does not lose them. Raises ValueError if the embeddings are
+        not (len(images), d) or not finite."""
+        ...
+
+    async def search(
+        self,
+        embedding: NDArray[np.float32],  # (d,)
+        *,
+        limit: int,
+        offset: int = 0,
+        score_threshold: float | None = None,
+    ) -> list[ScoredImage]:
+        """Returns the images nearest to an embedding, best first: those at ranks offset to
+        offset + limit, without those whose score is below the threshold."""
+        ...
+
+    async def get(self, ids: Sequence[UUID]) -> list[StoredImage]:
+        """Returns the images with these ids, in the order asked for; unknown ids are left out."""
+        ...
+
+    async def find_content(self, sha256: str) -> StoredImage | None:
+        """Returns the image with the lowest id among those of this content, if there is any."""
+        ...
+
+    async def list(self, *, limit: int, start_id: UUID | None = None) -> ImagePage:
+        """Returns up to limit images whose id is at least start_id, ordered by id."""
+        ...
+
+    async def delete(self, ids: Sequence[UUID]) -> None:
+        """Deletes images. Returns when that is durable; unknown ids are ignored."""
+        ...
+
+    async def count(self) -> int:
+        """Returns the number of images, exactly."""
+        ...
+
+    async def health(self) -> None:
+        """Returns if the index can work now; raises IndexUnavailable if not."""
+        ...
+
+
+class ImageFetcher(Protocol):
+    """Fetches an image by its URL."""
+
+    async def fetch(self, url: str) -> bytes:
+        """Returns the body that the URL delivers.
+
+        Raises InvalidRequest (field ``url``) if the URL is malformed, SourceNotAllowed if this
+        server does not go there, SourceFailed if its host does not deliver, InvalidImage
+        (IMAGE_TOO_LARGE) if the body exceeds the byte limit.
+        """
+        ...

@@ -1,0 +1,280 @@
+"""Every setting of the server, in one typed tree, and where its value may come from.
+
+A flag wins over an environment variable, that over the TOML file, and that over the default. The
+setting ``fetch.timeout_s`` is the flag ``--fetch-timeout-s``, the variable
+``CLIPSEARCH_FETCH_TIMEOUT_S`` and, in TOML, ``timeout_s`` in the table ``[fetch]``. This is the
+only module that reads the environment, and it reads it from an argument.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from clipsearch_server.errors import StartupError
+
+ENV_PREFIX = "CLIPSEARCH_"
+DEMO_MODEL_DIR = Path(__file__).parent / "demo_model"
+
+
+def _host_and_port(value: str) -> str:
+    """Accepts host:port and [IPv6]:port."""
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):(\d{1,5})", value)
+    if match is None or int(match[2]) > 65_535:
+        raise ValueError("expected host:port, for example 127.0.0.1:50051")
+    return value
+
+
+def _collection_name(value: str) -> str:
+    """Accepts what is a safe file name on every system: the collection is a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", value):
+        raise ValueError("expected up to 64 letters, digits, - and _, the first no sign")
+    return value
+
+
+class Group(BaseModel):
+    """A node of the tree: frozen, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class FetchSettings(Group):
+    """How images are fetched that are added by URL."""
+
+    enabled: bool = Field(default=True, description="take images by URL at all")
+    timeout_s: float = Field(
+        default=10.0, gt=0, le=300, description="seconds for one URL, redirects included"
+    )
+    max_redirects: int = Field(default=3, ge=0, le=20, description="redirects followed for one URL")
+    allow_private: bool = Field(
+        default=False,
+        description="also fetch from private and loopback addresses, and from any port",
+    )
+    max_concurrent: int = Field(default=32, ge=1, description="URLs fetched at a time")
+    max_concurrent_per_host: int = Field(
+        default=4, ge=1, description="URLs fetched at a time from one host"
+    )
+
+
+class ImageSettings(Group):
+    """Which images are taken."""
+
+    max_bytes: int = Field(
+        default=20 * 2**20, ge=1024, le=2**30, description="bytes of an encoded image at most"
+    )
+    max_pixels: int = Field(
+        default=50_000_000,
+        ge=1,
+        description="pixels of an image at most; beyond this it is not decoded",
+    )
+    decode_threads: int = Field(
+        default=0, ge=0, le=256, description="images decoded at a time; 0: one for each core"
+    )
+
+
+class EncoderSettings(Group):
+    """How the encoders run."""
+
+    threads: int = Field(
+        default=0, ge=0, le=256, description="threads of an encoder; 0: one for each core"
+    )
+    max_batch: int = Field(
+        default=16,
+        ge=1,
+        le=1024,
+        description="texts or images of concurrent requests embedded together",
+    )
+    max_waiting: int = Field(
+        default=1024,
+        ge=1,
+        description="texts or images that may wait for an encoder; more are refused",
+    )
+
+
+class IndexSettings(Group):
+    """How the embeddings are stored."""
+
+    timeout_s: float = Field(
+        default=30.0, gt=0, description="seconds that one index operation may take"
+    )
+    optimize_after_points: int = Field(
+        default=20_000,
+        ge=1000,
+        description="images added since the last time after which the search graph is built anew",
+    )
+
+
+class Settings(Group):
+    """The whole tree."""
+
+    address: Annotated[str, AfterValidator(_host_and_port)] = Field(
+        default="127.0.0.1:50051",
+        description="host:port to listen on; port 0 takes a free one",
+    )
+    data_dir: Path = Field(
+        default=Path("~/.local/share/clipsearch"), description="folder that holds the collections"
+    )
+    model_dir: Path = Field(
+        default=DEMO_MODEL_DIR,
+        description="model folder, as `make export-models` writes it; default: the demo model",
+    )
+    collection: Annotated[str, AfterValidator(_collection_name)] = Field(
+        default="images",
+        description="name of the default collection",
+    )
+    default_limit: int = Field(
+        default=5, ge=1, le=1000, description="hits of a query that sets no limit of its own"
+    )
+    default_deadline_s: float = Field(
+        30.0, gt=0, le=3600, description="seconds for a call that brings no deadline of its own"
+    )
+    max_in_flight: int = Field(
+        default=1024, ge=1, description="calls served at a time; more are refused"
+    )
+    max_in_flight_per_stream: int = Field(
+        default=32, ge=1, le=1024, description="images of one bulk stream worked on at a time"
+    )
+    grace_s: float = Field(
+        default=10.0, ge=0, description="seconds that calls may go on for after SIGTERM"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="least severe messages that are logged"
+    )
+    fetch: FetchSettings = FetchSettings()
+    image: ImageSettings = ImageSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    index: IndexSettings = IndexSettings()
+
+
+def load_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:  # noqa: TID251
+    """Reads the settings from flags, environment and the TOML file that ``--config`` names.
+
+    Raises StartupError naming the source, the value and what was expected. Like argparse, exits on
+    ``--help``, ``--version`` and unknown flags.
+    """
+    leaves = list(_leaves(Settings))
+    flags = vars(_parser(leaves).parse_args(argv))
+    config = flags["config"] or environ.get(ENV_PREFIX + "CONFIG")
+    values = _read_toml(Path(config)) if config else {}
+    origins: dict[tuple[str, ...], str] = {}
+    for path, _ in leaves:
+        flag, variable = _flag(path), _variable(path)
+        if flags["_".join(path)] is not None:
+            _set(values, path, flags["_".join(path)])
+            origins[path] = flag
+        elif variable in environ:
+            _set(values, path, environ[variable])
+            origins[path] = variable
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        raise StartupError(_explain(error, origins, config)) from error
+    return settings.model_copy(update={"data_dir": settings.data_dir.expanduser().absolute()})
+
+
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:  # noqa: TID251
+    """Returns the variables that look like settings of the server and are none: often a typo."""
+    known = {_variable(path) for path, _ in _leaves(Settings)}
+    ours_too = {
+        ENV_PREFIX + "CONFIG",
+        ENV_PREFIX + "SERVER",
+    }  # the file; the command's own variable
+    return sorted(
+        name
+        for name in environ.keys() - known - ours_too
+        if name.startswith(ENV_PREFIX) and not name.startswith(ENV_PREFIX + "TEST_")
+    )
+
+
+def _leaves(group: type[Group]) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
+    for name, field in group.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Group):
+            yield from (((name, *path), leaf) for path, leaf in _leaves(field.annotation))
+        else:
+            yield (name,), field
+
+
+def _flag(path: tuple[str, ...]) -> str:
+    return "--" + "-".join(path).replace("_", "-")
+
+
+def _variable(path: tuple[str, ...]) -> str:
+    return ENV_PREFIX + "_".join(path).upper()
+
+
+def _parser(leaves: Sequence[tuple[tuple[str, ...], FieldInfo]]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clipsearch-server",
+        description="Finds images by describing them: the gRPC server.",
+        epilog="Each setting may also come from the environment (--fetch-timeout-s as "
+        "CLIPSEARCH_FETCH_TIMEOUT_S) or from the TOML file (timeout_s in [fetch]); a flag wins "
+        "over the environment, and that over the file.",
+    )
+    version = importlib.metadata.version("clipsearch-server")
+    parser.add_argument("--version", action="version", version=version)
+    parser.add_argument("--config", metavar="FILE", help="TOML file with settings")
+    sections: dict[tuple[str, ...], argparse._ArgumentGroup] = {}
+    sections[()] = parser.add_argument_group("settings")
+    for path, field in leaves:
+        if path[:-1] not in sections:
+            group = Settings.model_fields[path[0]].annotation
+            assert group is not None
+            assert group.__doc__ is not None
+            sections[path[:-1]] = parser.add_argument_group(path[0], group.__doc__.splitlines()[0])
+        sections[path[:-1]].add_argument(
+            _flag(path),
+            dest="_".join(path),
+            metavar=_metavar(field.annotation),
+            help=f"{field.description} [{_shown(path, field.default)}]",
+        )
+    return parser
+
+
+def _metavar(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "|".join(get_args(annotation))
+    return {bool: "true|false", int: "N", float: "X", Path: "DIR"}.get(annotation, "TEXT")
+
+
+def _shown(path: tuple[str, ...], default: Any) -> str:
+    if path == ("model_dir",):
+        return "demo"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StartupError(f"{file}: {error.strerror}; --config names the settings file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise StartupError(f"{file}: is not TOML: {error}") from error
+
+
+def _set(values: dict[str, Any], path: tuple[str, ...], value: str) -> None:
+    for name in path[:-1]:
+        child = values.setdefault(name, {})
+        if not isinstance(child, dict):
+            return  # the file has a value where a table belongs; validation says so
+        values = child
+    values[path[-1]] = value
+
+
+def _explain(
+    error: ValidationError, origins: Mapping[tuple[str, ...], str], config: str | None
+) -> str:
+    problem = error.errors(include_url=False)[0]
+    path = tuple(str(part) for part in problem["loc"])
+    origin = origins.get(path, f"{config}: {'.'.join(path)}")
+    if problem["type"] == "extra_forbidden":
+        return f"{origin}: there is no such setting; clipsearch-server --help lists them"
+    return f"{origin}={problem['input']!r}: {problem['msg']}"

@@ -1,0 +1,96 @@
+"""Settings: precedence, names, and errors that say where a value came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clipsearch_server.errors import StartupError
+from clipsearch_server.settings import DEMO_MODEL_DIR, load_settings, unknown_variables
+
+
+def test_defaults_are_local_and_safe() -> None:
+    settings = load_settings([], {})
+    assert settings.address.startswith("127.0.0.1:")
+    assert settings.default_limit == 5
+    assert settings.model_dir == DEMO_MODEL_DIR
+    assert not settings.fetch.allow_private
+    assert settings.data_dir.is_absolute()
+
+
+def test_a_flag_wins_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "clipsearch.toml"
+    file.write_text("default_limit = 7\n[fetch]\ntimeout_s = 7\nmax_redirects = 7\n")
+    environ = {"CLIPSEARCH_FETCH_TIMEOUT_S": "8", "CLIPSEARCH_FETCH_MAX_REDIRECTS": "8"}
+    settings = load_settings(["--config", str(file), "--fetch-timeout-s", "9"], environ)
+    assert settings.fetch.timeout_s == 9
+    assert settings.fetch.max_redirects == 8
+    assert settings.default_limit == 7
+
+
+def test_the_file_can_be_named_by_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "clipsearch.toml"
+    file.write_text('collection = "cats"\n')
+    assert load_settings([], {"CLIPSEARCH_CONFIG": str(file)}).collection == "cats"
+
+
+@pytest.mark.parametrize("value", ["true", "false", "1", "0"])
+def test_booleans_are_words_or_digits(value: str) -> None:
+    settings = load_settings(["--fetch-enabled", value], {})
+    assert settings.fetch.enabled == (value in {"true", "1"})
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "expected"),
+    [
+        (["--fetch-timeout-s", "soon"], {}, "--fetch-timeout-s='soon'"),
+        ([], {"CLIPSEARCH_IMAGE_MAX_BYTES": "3"}, "CLIPSEARCH_IMAGE_MAX_BYTES='3'"),
+        (["--address", "50051"], {}, "--address='50051'"),
+        (["--address", "host:99999"], {}, "--address='host:99999'"),
+        (["--collection", "../up"], {}, "--collection='../up'"),
+        (["--config", "/nowhere.toml"], {}, "/nowhere.toml: No such file"),
+    ],
+)
+def test_an_error_names_the_source_and_the_value(
+    argv: list[str], environ: dict[str, str], expected: str
+) -> None:
+    with pytest.raises(StartupError) as caught:
+        load_settings(argv, environ)
+    assert expected in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[fetch]\ntimeout = 3\n", "fetch.timeout: there is no such setting"),
+        ("fetch = 3\n", "fetch=3"),
+        ("not toml", "is not TOML"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, expected: str) -> None:
+    file = tmp_path / "clipsearch.toml"
+    file.write_text(text)
+    with pytest.raises(StartupError) as caught:
+        load_settings(["--config", str(file), "--fetch-max-redirects", "2"], {})
+    assert expected in caught.value.message
+
+
+def test_help_names_every_setting_and_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load_settings(["--help"], {})
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for expected in ("--data-dir", "--default-limit N", "[5]", "--collection", "[images]"):
+        assert expected in shown
+
+
+def test_a_misspelt_variable_is_found() -> None:
+    environ = {
+        "CLIPSEARCH_FETCH_TIMEOUT": "3",
+        "CLIPSEARCH_FETCH_TIMEOUT_S": "3",
+        "CLIPSEARCH_SERVER": "localhost:50051",
+        "HOME": "/",
+    }
+    assert unknown_variables(environ) == ["CLIPSEARCH_FETCH_TIMEOUT"]
