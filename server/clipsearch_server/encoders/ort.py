@@ -1,0 +1,143 @@
+"""The encoders in this process, on ONNX Runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from clipsearch_server.encoders.output import check_embeddings
+from clipsearch_server.errors import EncoderUnavailable, ModelOutputInvalid, StartupError
+from clipsearch_server.model import ModelFolder
+from clipsearch_server.ports import Embeddings, Pixels, TokenIds
+
+
+class OnnxEncoder:
+    """Runs both towers of a model folder in this process. Implements the port `Encoder`.
+
+    Each tower has one worker thread, in which ONNX Runtime uses ``threads`` threads of its own (0:
+    one for each core) and releases the interpreter lock: a text never waits behind a batch of
+    images, and the event loop never waits at all.
+    """
+
+    def __init__(self, model: ModelFolder, *, threads: int = 0) -> None:
+        self._model = model
+        self._threads = threads or os.cpu_count() or 1
+        self._text: _Tower | None = None
+        self._vision: _Tower | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        card = self._model.card
+        async with AsyncExitStack() as stack:
+            text = stack.enter_context(
+                _Tower("text", "input_ids", "text_embeds", card.embedding_dim)
+            )
+            vision = stack.enter_context(
+                _Tower("vision", "pixel_values", "image_embeds", card.embedding_dim)
+            )
+            await asyncio.gather(
+                text.load(self._model.text_path, card.fingerprint, self._threads),
+                vision.load(self._model.vision_path, card.fingerprint, self._threads),
+            )
+            self._text, self._vision = text, vision
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._text = self._vision = None
+        await self._stack.aclose()
+
+    @property
+    def description(self) -> str:
+        provider = self._vision.provider if self._vision else "closed"
+        return f"onnxruntime {ort.__version__} ({provider})"
+
+    async def encode_text(self, token_ids: TokenIds) -> Embeddings:
+        return await self._open(self._text).run(token_ids)
+
+    async def encode_image(self, pixels: Pixels) -> Embeddings:
+        return await self._open(self._vision).run(pixels)
+
+    async def health(self) -> None:
+        self._open(self._text)
+
+    def _open(self, tower: _Tower | None) -> _Tower:
+        if tower is None:
+            raise EncoderUnavailable("the encoder is not open")
+        return tower
+
+
+class _Tower:
+    """One ONNX session and the thread that runs it."""
+
+    def __init__(self, name: str, input_name: str, output_name: str, dim: int) -> None:
+        self._name = name
+        self._input = input_name
+        self._output = output_name
+        self._dim = dim
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"encode-{name}")
+        self._session: Any = None  # onnxruntime has no type annotations
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session = None
+        self._executor.shutdown()
+
+    @property
+    def provider(self) -> str:
+        return str(self._session.get_providers()[0])
+
+    async def load(self, file: Path, fingerprint: str, threads: int) -> None:
+        """Loads the tower and runs it once, so that the first caller does not pay for it.
+
+        Raises StartupError if the file is no model of this folder's.
+        """
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._executor, self._load, file, fingerprint, threads)
+
+    async def run(self, values: NDArray[Any]) -> Embeddings:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, self._run, values)
+
+    def _load(self, file: Path, fingerprint: str, threads: int) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Spinning threads would take the cores that decoding and the index need between two
+        # batches.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = ort.InferenceSession(
+                str(file), sess_options=options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises a type of its own for each failure
+            raise StartupError(f"{file}: ONNX Runtime does not load it: {error}") from error
+        metadata = session.get_modelmeta().custom_metadata_map
+        if metadata.get("clipsearch.fingerprint") != fingerprint:
+            raise StartupError(
+                f"{file}: belongs to another model than the card beside it; export the model again"
+            )
+        self._session = session
+
+    def _run(self, values: NDArray[Any]) -> Embeddings:
+        try:
+            (output,) = self._session.run([self._output], {self._input: values})
+        except Exception as error:
+            # The shapes were checked on the way here, so this is the model's failure.
+            raise ModelOutputInvalid(f"the {self._name} encoder failed: {error}") from error
+        return check_embeddings(np.asarray(output), rows=len(values), dim=self._dim)

@@ -1,0 +1,148 @@
+"""The batching encoder: what is batched with what, and what a caller gets if something fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from clipsearch_server.encoders.batching import BatchingEncoder
+from clipsearch_server.errors import EncoderUnavailable, ModelOutputInvalid, Overloaded
+from clipsearch_server.ports import Embeddings, Pixels, TokenIds
+
+PAD = 99
+POISON = 66
+
+
+class RecordingEncoder:
+    """Embeds a row as [its first token, its length without padding]; waits until it is let go."""
+
+    description = "recording"
+
+    def __init__(self) -> None:
+        self.batches: list[TokenIds] = []
+        self.gate = asyncio.Event()
+        self.busy = asyncio.Event()
+
+    async def encode_text(self, token_ids: TokenIds) -> Embeddings:
+        self.batches.append(token_ids)
+        self.busy.set()
+        await self.gate.wait()
+        if (token_ids == POISON).any():
+            raise ModelOutputInvalid("poison")
+        lengths = (token_ids != PAD).sum(axis=1)
+        return np.stack([token_ids[:, 0], lengths], axis=1).astype(np.float32)
+
+    async def encode_image(self, pixels: Pixels) -> Embeddings:
+        return pixels.reshape(len(pixels), -1)[:, :2].astype(np.float32)
+
+    async def health(self) -> None:
+        pass
+
+
+@asynccontextmanager
+async def batching(
+    inner: RecordingEncoder, *, max_batch: int = 4, max_waiting: int = 100
+) -> AsyncIterator[BatchingEncoder]:
+    encoder = BatchingEncoder(inner, pad_token_id=PAD, max_batch=max_batch, max_waiting=max_waiting)
+    async with encoder:
+        yield encoder
+
+
+def text(first: int, length: int) -> TokenIds:
+    return np.full((1, length), first, dtype=np.int64)
+
+
+async def test_what_arrives_while_the_encoder_is_busy_is_embedded_together() -> None:
+    inner = RecordingEncoder()
+    async with batching(inner) as encoder:
+        first = asyncio.create_task(encoder.encode_text(text(1, 5)))
+        await inner.busy.wait()
+        rest = [asyncio.create_task(encoder.encode_text(text(n, n))) for n in range(2, 8)]
+        await asyncio.sleep(0)
+        inner.gate.set()
+        assert (await first).tolist() == [[1, 5]]
+        for n, task in enumerate(rest, start=2):
+            assert (await task).tolist() == [[n, n]]
+    assert [batch.shape for batch in inner.batches] == [(1, 5), (4, 5), (2, 7)]
+
+
+async def test_a_short_text_is_not_batched_with_a_long_one() -> None:
+    inner = RecordingEncoder()
+    async with batching(inner) as encoder:
+        first = asyncio.create_task(encoder.encode_text(text(1, 5)))
+        await inner.busy.wait()
+        lengths = (6, 70, 7, 60, 8)
+        rest = [asyncio.create_task(encoder.encode_text(text(2, length))) for length in lengths]
+        await asyncio.sleep(0)
+        inner.gate.set()
+        await asyncio.gather(first, *rest)
+    assert [batch.shape for batch in inner.batches] == [(1, 5), (3, 8), (2, 70)]
+
+
+async def test_rows_of_one_call_come_back_in_their_order() -> None:
+    inner = RecordingEncoder()
+    inner.gate.set()
+    async with batching(inner, max_batch=2) as encoder:
+        rows = np.arange(5)[:, None].repeat(3, axis=1)
+        assert (await encoder.encode_text(rows))[:, 0].tolist() == [0, 1, 2, 3, 4]
+        pixels = np.arange(5, dtype=np.uint8).repeat(12).reshape(5, 3, 2, 2)
+        assert (await encoder.encode_image(pixels))[:, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+async def test_a_poison_row_fails_alone() -> None:
+    inner = RecordingEncoder()
+    async with batching(inner) as encoder:
+        tasks = [
+            asyncio.create_task(encoder.encode_text(text(first, 3))) for first in (1, 2, POISON, 3)
+        ]
+        inner.gate.set()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(answers[2], ModelOutputInvalid)
+    for index, first in ((0, 1), (1, 2), (3, 3)):
+        answer = answers[index]
+        assert isinstance(answer, np.ndarray)
+        assert answer.tolist() == [[first, 3]]
+
+
+async def test_more_than_may_wait_is_refused_and_what_waits_is_served() -> None:
+    inner = RecordingEncoder()
+    async with batching(inner, max_waiting=2) as encoder:
+        first = asyncio.create_task(encoder.encode_text(text(1, 5)))
+        await inner.busy.wait()
+        waiting = [asyncio.create_task(encoder.encode_text(text(2, 5))) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await encoder.encode_text(text(3, 5))
+        inner.gate.set()
+        await asyncio.gather(first, *waiting)
+
+
+async def test_a_row_whose_caller_has_gone_is_not_embedded() -> None:
+    inner = RecordingEncoder()
+    async with batching(inner) as encoder:
+        first = asyncio.create_task(encoder.encode_text(text(1, 5)))
+        await inner.busy.wait()
+        gone = asyncio.create_task(encoder.encode_text(text(2, 5)))
+        stays = asyncio.create_task(encoder.encode_text(text(3, 5)))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        inner.gate.set()
+        await asyncio.gather(first, stays)
+    assert [batch[:, 0].tolist() for batch in inner.batches] == [[1], [3]]
+
+
+async def test_closing_fails_what_still_waits() -> None:
+    inner = RecordingEncoder()
+    async with batching(inner) as encoder:
+        running = asyncio.create_task(encoder.encode_text(text(1, 5)))
+        await inner.busy.wait()
+        waiting = asyncio.create_task(encoder.encode_text(text(2, 5)))
+        await asyncio.sleep(0)
+    for task in (running, waiting):
+        with pytest.raises(EncoderUnavailable):
+            await task
