@@ -1,0 +1,66 @@
+"""The command `clipsearch-server`: settings in, exit code out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from clipsearch_server.app import open_app
+from clipsearch_server.errors import StartupError
+from clipsearch_server.settings import Settings, load_settings, unknown_variables
+
+logger = logging.getLogger("clipsearch_server")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serves until SIGTERM or SIGINT.
+
+    Returns 0 after a drain, and 1, with one line on stderr, if the server cannot start. A second
+    signal ends the process at once, with 128 and the signal's number.
+    """
+    try:
+        settings = load_settings(sys.argv[1:] if argv is None else argv)
+        logging.basicConfig(
+            level=settings.log_level,
+            format="%(asctime)s %(levelname)s %(name)s %(message)s",
+            stream=sys.stderr,
+        )
+        for name in unknown_variables():
+            logger.warning("environment variable %s is no setting; see --help", name)
+        asyncio.run(_serve(settings))
+    except StartupError as error:
+        sys.stderr.write(f"clipsearch-server: {error.message}\n")
+        return 1
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, number, stopping)
+    async with open_app(settings) as app:
+        logger.info(
+            "serving address=%s model_dir=%s data_dir=%s",
+            app.address,
+            settings.model_dir,
+            settings.data_dir,
+        )
+        await stopping.wait()
+        logger.info("draining grace_s=%g", settings.grace_s)
+        await app.drain()
+    logger.info("stopped")
+
+
+def _on_signal(number: signal.Signals, stopping: asyncio.Event) -> None:
+    if stopping.is_set():
+        os._exit(128 + number)
+    stopping.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

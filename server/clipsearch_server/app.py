@@ -1,0 +1,202 @@
+"""The composition root: the only module that names an adapter.
+
+What is opened is owned by one stack, in the order in which one thing needs the other, and closed in
+the reverse order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import grpc
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
+
+from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
+from clipsearch_server.encoders.batching import BatchingEncoder
+from clipsearch_server.encoders.ort import OnnxEncoder
+from clipsearch_server.engine import SearchEngine
+from clipsearch_server.errors import StartupError
+from clipsearch_server.fetch import HttpFetcher
+from clipsearch_server.image import decode_image
+from clipsearch_server.indexes.edge import EdgeIndex
+from clipsearch_server.model import ModelCard, open_model_folder
+from clipsearch_server.ports import Encoder, ImageIndex
+from clipsearch_server.rpc import convert
+from clipsearch_server.rpc.health import HealthReporter
+from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor
+from clipsearch_server.rpc.servicer import ImageSearchServicer, ServiceOptions
+from clipsearch_server.settings import Settings
+from clipsearch_server.text import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+# Room for the request around an image of the largest size.
+_MESSAGE_OVERHEAD_BYTES = 2**20
+_MAX_PENDING_CALLS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """A server that serves."""
+
+    address: str  # host:port, with the port that was taken
+    server: grpc.aio.Server
+    health: HealthReporter
+    grace_s: float
+
+    async def drain(self) -> None:
+        """Tells health checks, takes no more calls, and lets those under way finish: at most
+        grace_s."""
+        await self.health.stop_serving()
+        await self.server.stop(self.grace_s)
+
+
+@asynccontextmanager
+async def open_app(settings: Settings) -> AsyncIterator[App]:
+    """Opens everything that the settings name, and serves until the block is left.
+
+    Raises StartupError if something cannot be opened.
+    """
+    async with AsyncExitStack() as stack:
+        model = await asyncio.to_thread(open_model_folder, settings.model_dir)
+        tokenizer = await asyncio.to_thread(
+            Tokenizer,
+            model.tokenizer_path,
+            max_tokens=model.card.max_tokens,
+            start_token_id=model.card.start_token_id,
+            end_token_id=model.card.end_token_id,
+        )
+        # Its process starts before gRPC does: gRPC's threads do not survive a fork.
+        index = await stack.enter_async_context(
+            EdgeIndex(
+                settings.data_dir,
+                collection=settings.collection,
+                model_id=model.card.model_id,
+                fingerprint=model.card.fingerprint,
+                embedding_dim=model.card.embedding_dim,
+                optimize_after_points=settings.index.optimize_after_points,
+                timeout_s=settings.index.timeout_s,
+            )
+        )
+        onnx = await stack.enter_async_context(OnnxEncoder(model, threads=settings.encoder.threads))
+        encoder = await stack.enter_async_context(
+            BatchingEncoder(
+                onnx,
+                pad_token_id=model.card.end_token_id,
+                max_batch=settings.encoder.max_batch,
+                max_waiting=settings.encoder.max_waiting,
+            )
+        )
+        fetcher = None
+        if settings.fetch.enabled:
+            fetcher = await stack.enter_async_context(
+                HttpFetcher(
+                    timeout_s=settings.fetch.timeout_s,
+                    max_bytes=settings.image.max_bytes,
+                    max_redirects=settings.fetch.max_redirects,
+                    allow_private=settings.fetch.allow_private,
+                    max_concurrent=settings.fetch.max_concurrent,
+                    max_concurrent_per_host=settings.fetch.max_concurrent_per_host,
+                )
+            )
+        executor = stack.enter_context(
+            ThreadPoolExecutor(
+                settings.image.decode_threads or os.cpu_count(), thread_name_prefix="decode"
+            )
+        )
+        engine = SearchEngine(
+            encoder=encoder,
+            index=index,
+            fetcher=fetcher,
+            tokenizer=tokenizer,
+            decode=partial(
+                decode_image,
+                size_px=model.card.image_size_px,
+                resize_px=model.card.resize_px,
+                resample=model.card.resample,
+                max_pixels=settings.image.max_pixels,
+            ),
+            executor=executor,
+            max_image_bytes=settings.image.max_bytes,
+        )
+        health = HealthReporter({"encoder": encoder.health, "index": index.health})
+        server, address = _server(
+            settings, engine, _info(settings, model.card, encoder, index), health
+        )
+        await health.check()
+        await server.start()
+        stack.push_async_callback(server.stop, 0)
+        reporter = asyncio.create_task(health.report(), name="health")
+        stack.callback(reporter.cancel)
+        yield App(address, server, health, settings.grace_s)
+
+
+def _server(
+    settings: Settings, engine: SearchEngine, info: pb.GetServerInfoResponse, health: HealthReporter
+) -> tuple[grpc.aio.Server, str]:
+    server = grpc.aio.server(
+        interceptors=[
+            CallInterceptor(
+                max_in_flight=settings.max_in_flight, default_deadline_s=settings.default_deadline_s
+            )
+        ],
+        options=[
+            ("grpc.max_receive_message_length", settings.image.max_bytes + _MESSAGE_OVERHEAD_BYTES),
+            ("grpc.max_send_message_length", -1),
+            # gRPC core would cancel calls from 1,000 waiting on, unseen by us; we refuse them
+            # ourselves.
+            ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
+            # Two servers on one port would share its calls without anybody noticing.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    options = ServiceOptions(
+        collection=settings.collection,
+        default_limit=settings.default_limit,
+        max_in_flight_per_stream=settings.max_in_flight_per_stream,
+        info=info,
+    )
+    add_ImageSearchServiceServicer_to_server(ImageSearchServicer(engine, options), server)
+    add_HealthServicer_to_server(health.servicer, server)
+    health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    reflection.enable_server_reflection(
+        (SERVICE_NAME, health_name, reflection.SERVICE_NAME), server
+    )
+    try:
+        port = server.add_insecure_port(settings.address)
+    except RuntimeError as error:
+        raise StartupError(
+            f"cannot listen on {settings.address}: it is taken, or not an address of this machine; "
+            "choose another with --address"
+        ) from error
+    return server, f"{settings.address.rpartition(':')[0]}:{port}"
+
+
+def _info(
+    settings: Settings, card: ModelCard, encoder: Encoder, index: ImageIndex
+) -> pb.GetServerInfoResponse:
+    return pb.GetServerInfoResponse(
+        version=importlib.metadata.version("clipsearch-server"),
+        model=convert.model(card),
+        encoder=encoder.description,
+        index=index.description,
+        limits=pb.Limits(
+            max_image_bytes=settings.image.max_bytes,
+            max_image_pixels=settings.image.max_pixels,
+            default_limit=settings.default_limit,
+            max_limit=convert.MAX_LIMIT,
+            fetch_enabled=settings.fetch.enabled,
+        ),
+    )

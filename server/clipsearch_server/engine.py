@@ -1,0 +1,246 @@
+"""What the service does, without how: add, query, get, list and delete images.
+
+Each method reads top to bottom and takes each step by one call. Nothing here knows of gRPC, of ONNX
+or of Qdrant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from time import perf_counter
+from typing import TypeVar
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from clipsearch_server.errors import ImageNotFound, InvalidImage, InvalidRequest
+from clipsearch_server.image import DecodedImage
+from clipsearch_server.ports import (
+    Encoder,
+    ImageFetcher,
+    ImageIndex,
+    ImagePage,
+    Metadata,
+    ScoredImage,
+    StoredImage,
+)
+from clipsearch_server.text import Tokenizer
+
+T = TypeVar("T")
+
+# A shorter text is tokenised faster than a thread takes it over.
+_INLINE_TEXT_CHARS = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewImage:
+    """An image to add: either ``url`` or ``content`` is set."""
+
+    url: str | None
+    content: bytes | None
+    id: UUID | None
+    uri: str
+    metadata: Metadata
+
+
+class AddOutcome(Enum):
+    """What adding an image changed."""
+
+    ADDED = "added"
+    UNCHANGED = "unchanged"
+    REPLACED = "replaced"
+    DUPLICATE = "duplicate"
+
+
+@dataclass(frozen=True, slots=True)
+class AddedImage:
+    """An image as it is stored now, and what adding it changed."""
+
+    image: StoredImage
+    outcome: AddOutcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextHits:
+    """The hits of a text query, best first."""
+
+    hits: Sequence[ScoredImage]
+    has_more: bool
+    token_count: int
+    text_truncated: bool
+    stages: Stages
+
+
+@dataclass(slots=True)
+class Stages:
+    """Where a call's time went: stage -> seconds, in the order in which the stages ended."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.seconds[name] = perf_counter() - start
+
+
+class SearchEngine:
+    """One collection, and the model that fills and searches it.
+
+    ``decode`` turns an encoded image into pixels (see `image.decode_image`). ``executor`` runs what
+    would stop the event loop: decoding, hashing, tokenising long texts. Its
+    number of threads bounds how many images are decoded at a time. ``fetcher`` is None where images
+    may not be added by URL. What an encoder or an index raises is passed on.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        index: ImageIndex,
+        fetcher: ImageFetcher | None,
+        tokenizer: Tokenizer,
+        decode: Callable[[bytes], DecodedImage],
+        executor: Executor,
+        max_image_bytes: int,
+    ) -> None:
+        self._encoder = encoder
+        self._index = index
+        self._fetcher = fetcher
+        self._tokenizer = tokenizer
+        self._decode = decode
+        self._executor = executor
+        self._max_image_bytes = max_image_bytes
+
+    async def add(self, new: NewImage) -> AddedImage:
+        """Adds one image; returns when it is durable.
+
+        Raises InvalidRequest, SourceNotAllowed, SourceFailed or InvalidImage if the source is at
+        fault.
+        """
+        content = await self._read(new)
+        sha256 = await self._in_thread(_sha256, content)
+        image_id = new.id or _derived_id(new.url, sha256)
+        stored = await self._stored(image_id)
+        if stored is not None and _is_same(stored, new, sha256):
+            return AddedImage(stored, AddOutcome.UNCHANGED)
+        if stored is None and new.id is None:
+            twin = await self._index.find_content(sha256)
+            if twin is not None:
+                return AddedImage(twin, AddOutcome.DUPLICATE)
+        decoded = await self._in_thread(self._decode, content)
+        embeddings = await self._encoder.encode_image(decoded.pixels[None])
+        now = datetime.now(UTC)
+        image = StoredImage(
+            id=image_id,
+            url=new.url or "",
+            uri=_uri(new),
+            metadata=new.metadata,
+            sha256=sha256,
+            media_type=decoded.media_type,
+            width_px=decoded.width_px,
+            height_px=decoded.height_px,
+            size_bytes=len(content),
+            create_time=stored.create_time if stored else now,
+            update_time=now,
+        )
+        await self._index.upsert([image], embeddings)
+        return AddedImage(image, AddOutcome.REPLACED if stored else AddOutcome.ADDED)
+
+    async def query_text(
+        self, text: str, *, limit: int, offset: int = 0, score_threshold: float | None = None
+    ) -> TextHits:
+        """Finds the images that a text describes: the hits at ranks offset to offset + limit."""
+        stages = Stages()
+        with stages.stage("tokenise"):
+            if len(text) > _INLINE_TEXT_CHARS:
+                tokenised = await self._in_thread(self._tokenizer.tokenize, text)
+            else:
+                tokenised = self._tokenizer.tokenize(text)
+        with stages.stage("embed"):
+            embeddings = await self._encoder.encode_text(tokenised.token_ids[None])
+        with stages.stage("search"):
+            # One more than asked for tells whether there is a next page.
+            hits = await self._index.search(
+                embeddings[0], limit=limit + 1, offset=offset, score_threshold=score_threshold
+            )
+        return TextHits(
+            hits=hits[:limit],
+            has_more=len(hits) > limit,
+            token_count=len(tokenised.token_ids),
+            text_truncated=tokenised.truncated,
+            stages=stages,
+        )
+
+    async def get(self, image_id: UUID) -> StoredImage:
+        """Returns an image. Raises ImageNotFound."""
+        stored = await self._stored(image_id)
+        if stored is None:
+            raise ImageNotFound(image_id)
+        return stored
+
+    async def list(self, *, limit: int, start_id: UUID | None = None) -> ImagePage:
+        """Returns a page of images, ordered by id."""
+        return await self._index.list(limit=limit, start_id=start_id)
+
+    async def delete(self, image_id: UUID) -> None:
+        """Deletes an image; returns when that is durable. Raises ImageNotFound."""
+        await self.get(image_id)
+        await self._index.delete([image_id])
+
+    async def count(self) -> int:
+        """Returns the number of images."""
+        return await self._index.count()
+
+    async def _read(self, new: NewImage) -> bytes:
+        if new.content is not None:
+            if len(new.content) > self._max_image_bytes:
+                raise InvalidImage(
+                    f"the image has {len(new.content):,} bytes; at most "
+                    f"{self._max_image_bytes:,} are taken",
+                    reason="IMAGE_TOO_LARGE",
+                    max_image_bytes=str(self._max_image_bytes),
+                )
+            return new.content
+        assert new.url is not None
+        if self._fetcher is None:
+            raise InvalidRequest(
+                "url",
+                "this server takes no URLs; send the image's content instead",
+                reason="FETCH_DISABLED",
+            )
+        return await self._fetcher.fetch(new.url)
+
+    async def _stored(self, image_id: UUID) -> StoredImage | None:
+        found = await self._index.get([image_id])
+        return found[0] if found else None
+
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _derived_id(url: str | None, sha256: str) -> UUID:
+    """The UUIDv5 (RFC 9562, URL namespace) of an image that was given no id of its own."""
+    return uuid5(NAMESPACE_URL, url if url is not None else f"sha256:{sha256}")
+
+
+def _uri(new: NewImage) -> str:
+    return new.uri or new.url or ""
+
+
+def _is_same(stored: StoredImage, new: NewImage, sha256: str) -> bool:
+    return (stored.sha256, stored.url, stored.uri, stored.metadata) == (
+        sha256,
+        new.url or "",
+        _uri(new),
+        new.metadata,
+    )

@@ -1,0 +1,1 @@
+"""The gRPC surface: what callers send and get, and nothing of how it is done."""

@@ -1,0 +1,235 @@
+"""Protobuf messages to and from what the engine takes, and the checks that need only the request.
+
+Every function is pure. What is wrong with a field raises InvalidRequest with the field's path.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import math
+import struct
+from dataclasses import dataclass
+from uuid import UUID
+
+from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.struct_pb2 import Struct
+
+from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch_server.engine import AddedImage, AddOutcome, NewImage, TextHits
+from clipsearch_server.errors import InvalidRequest
+from clipsearch_server.model import ModelCard
+from clipsearch_server.ports import ImagePage, StoredImage
+
+MAX_LIMIT = 1000
+DEFAULT_PAGE_SIZE = 100
+MAX_TEXT_BYTES = 65_536
+MAX_URI_BYTES = 2_048
+MAX_METADATA_BYTES = 16_384
+MAX_ITEM_ID_BYTES = 256
+# A page token names ranks up to here. Searching deeper costs the index more than it gives a person.
+MAX_OFFSET = 10_000
+
+_OUTCOMES = {
+    AddOutcome.ADDED: pb.ADD_OUTCOME_ADDED,
+    AddOutcome.UNCHANGED: pb.ADD_OUTCOME_UNCHANGED,
+    AddOutcome.REPLACED: pb.ADD_OUTCOME_REPLACED,
+    AddOutcome.DUPLICATE: pb.ADD_OUTCOME_DUPLICATE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextQuery:
+    """A checked QueryTextRequest."""
+
+    text: str
+    limit: int
+    offset: int
+    score_threshold: float | None
+
+
+def new_image(request: pb.AddImageRequest) -> NewImage:
+    """Checks a request to add an image."""
+    source = request.WhichOneof("source")
+    if source is None:
+        raise InvalidRequest("source", "set url or content: one of them is the image")
+    if source == "url" and not request.url:
+        raise InvalidRequest("url", "is empty; give an http or https URL", reason="URL_MALFORMED")
+    if source == "content" and not request.content:
+        raise InvalidRequest(
+            "content",
+            "is empty; give the bytes of a JPEG, PNG, WEBP or GIF",
+            reason="IMAGE_FORMAT_UNSUPPORTED",
+        )
+    _check_bytes("uri", request.uri, MAX_URI_BYTES)
+    return NewImage(
+        url=request.url if source == "url" else None,
+        content=request.content if source == "content" else None,
+        id=image_id(request.id) if request.id else None,
+        uri=request.uri,
+        metadata=_metadata(request.metadata) if request.HasField("metadata") else {},
+    )
+
+
+def text_query(request: pb.QueryTextRequest, *, default_limit: int) -> TextQuery:
+    """Checks a request to find images by a text."""
+    if not request.text.strip():
+        raise InvalidRequest("text", "is empty; describe the image to find")
+    _check_bytes("text", request.text, MAX_TEXT_BYTES)
+    threshold = request.score_threshold if request.HasField("score_threshold") else None
+    if threshold is not None and not -1 <= threshold <= 1:  # NaN is out of range too
+        raise InvalidRequest("score_threshold", "must be a number from -1 to 1")
+    return TextQuery(
+        text=request.text,
+        limit=page_limit("limit", request.limit, default=default_limit),
+        offset=_offset_of(request) if request.page_token else 0,
+        score_threshold=threshold,
+    )
+
+
+def image_id(value: str) -> UUID:
+    """Reads an image's id."""
+    try:
+        return UUID(value)
+    except ValueError:
+        raise InvalidRequest(
+            "id", "is not a UUID, for example 7d444840-9dc0-11d1-b245-5ffdce74fad2"
+        ) from None
+
+
+def page_limit(name: str, value: int, *, default: int) -> int:
+    """The number of results on a page (AIP-158): 0 is the default, too many is coerced."""
+    if value < 0:
+        raise InvalidRequest(name, "must not be negative")
+    return min(value or default, MAX_LIMIT)
+
+
+def item_id(request: pb.AddImagesRequest) -> str:
+    """Reads the caller's name for an item of a bulk add."""
+    _check_bytes("item_id", request.item_id, MAX_ITEM_ID_BYTES)
+    return request.item_id
+
+
+def list_start(page_token: str) -> UUID | None:
+    """Reads where a page of images starts."""
+    if not page_token:
+        return None
+    raw = _decode_token(page_token)
+    if len(raw) != 16:
+        raise _bad_token()
+    return UUID(bytes=raw)
+
+
+def add_response(added: AddedImage) -> pb.AddImageResponse:
+    return pb.AddImageResponse(image=image(added.image), outcome=_OUTCOMES[added.outcome])
+
+
+def query_text_response(
+    request: pb.QueryTextRequest, query: TextQuery, found: TextHits
+) -> pb.QueryTextResponse:
+    response = pb.QueryTextResponse(
+        hits=[pb.Hit(image=image(hit.image), score=hit.score) for hit in found.hits],
+        token_count=found.token_count,
+        text_truncated=found.text_truncated,
+    )
+    next_offset = query.offset + len(found.hits)
+    if found.has_more and next_offset <= MAX_OFFSET:
+        response.next_page_token = _encode_token(
+            struct.pack(">I", next_offset) + _query_digest(request)
+        )
+    return response
+
+
+def list_response(page: ImagePage, total: int) -> pb.ListImagesResponse:
+    return pb.ListImagesResponse(
+        images=[image(stored) for stored in page.images],
+        next_page_token=_encode_token(page.next_id.bytes) if page.next_id else "",
+        total_size=total,
+    )
+
+
+def image(stored: StoredImage) -> pb.Image:
+    """Writes an image as callers see it."""
+    message = pb.Image(
+        id=str(stored.id),
+        url=stored.url,
+        uri=stored.uri,
+        sha256=stored.sha256,
+        media_type=stored.media_type,
+        width_px=stored.width_px,
+        height_px=stored.height_px,
+        size_bytes=stored.size_bytes,
+    )
+    if stored.metadata:
+        ParseDict(stored.metadata, message.metadata)
+    message.create_time.FromDatetime(stored.create_time)
+    message.update_time.FromDatetime(stored.update_time)
+    return message
+
+
+def model(card: ModelCard) -> pb.Model:
+    return pb.Model(
+        id=card.model_id,
+        fingerprint=card.fingerprint,
+        precision=card.precision,
+        embedding_dim=card.embedding_dim,
+        image_size_px=card.image_size_px,
+        max_tokens=card.max_tokens,
+    )
+
+
+def _metadata(message: Struct) -> dict[str, object]:
+    try:
+        metadata: dict[str, object] = MessageToDict(message)
+    except ValueError:
+        raise InvalidRequest(
+            "metadata", "holds a number that JSON cannot: NaN or infinity"
+        ) from None
+    size = len(json.dumps(metadata, ensure_ascii=False).encode())
+    if size > MAX_METADATA_BYTES:
+        raise InvalidRequest(
+            "metadata", f"is {size} bytes as JSON; at most {MAX_METADATA_BYTES} are stored"
+        )
+    return metadata
+
+
+def _check_bytes(name: str, value: str, limit: int) -> None:
+    size = len(value.encode())
+    if size > limit:
+        raise InvalidRequest(name, f"is {size} bytes; at most {limit} are taken")
+
+
+def _offset_of(request: pb.QueryTextRequest) -> int:
+    raw = _decode_token(request.page_token)
+    if len(raw) != 12 or raw[4:] != _query_digest(request):
+        raise _bad_token()
+    (offset,) = struct.unpack(">I", raw[:4])
+    if offset > MAX_OFFSET:
+        raise _bad_token()
+    return int(offset)
+
+
+def _query_digest(request: pb.QueryTextRequest) -> bytes:
+    """8 bytes that bind a page token to its query: everything but the page's size."""
+    threshold = request.score_threshold if request.HasField("score_threshold") else math.nan
+    bound = repr((request.text, threshold, request.collection))
+    return hashlib.sha256(bound.encode()).digest()[:8]
+
+
+def _encode_token(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode("ascii").rstrip("=")
+
+
+def _decode_token(token: str) -> bytes:
+    try:
+        return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise _bad_token() from None
+
+
+def _bad_token() -> InvalidRequest:
+    return InvalidRequest(
+        "page_token", "is not the next_page_token of this request; start again without one"
+    )

@@ -1,0 +1,122 @@
+"""The service: each method converts what it gets, calls the engine, and converts what it
+answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import grpc
+
+from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceServicer
+from clipsearch_server.engine import SearchEngine
+from clipsearch_server.errors import CollectionNotFound
+from clipsearch_server.rpc import convert
+from clipsearch_server.rpc.status import to_status
+from clipsearch_server.rpc.streams import map_unordered
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceOptions:
+    """What the service tells its callers, and the bounds it sets them."""
+
+    collection: str
+    default_limit: int
+    max_in_flight_per_stream: int
+    info: pb.GetServerInfoResponse  # but for the collections, which change
+
+
+class ImageSearchServicer(ImageSearchServiceServicer):
+    """Implements clipsearch.v1.ImageSearchService; the .proto file says what each method does."""
+
+    def __init__(self, engine: SearchEngine, options: ServiceOptions) -> None:
+        self._engine = engine
+        self._options = options
+
+    async def AddImage(self, request: pb.AddImageRequest, context: Context) -> pb.AddImageResponse:
+        return await self._add(request)
+
+    async def AddImages(
+        self, request_iterator: AsyncIterator[pb.AddImagesRequest], context: Context
+    ) -> AsyncIterator[pb.AddImagesResponse]:
+        async for response in map_unordered(
+            self._add_item, request_iterator, limit=self._options.max_in_flight_per_stream
+        ):
+            yield response
+
+    async def QueryText(
+        self, request: pb.QueryTextRequest, context: Context
+    ) -> pb.QueryTextResponse:
+        start = perf_counter()
+        self._check_collection(request.collection)
+        query = convert.text_query(request, default_limit=self._options.default_limit)
+        found = await self._engine.query_text(
+            query.text,
+            limit=query.limit,
+            offset=query.offset,
+            score_threshold=query.score_threshold,
+        )
+        response = convert.query_text_response(request, query, found)
+        timing = found.stages.seconds | {"total": perf_counter() - start}
+        context.set_trailing_metadata((("server-timing", _server_timing(timing)),))
+        return response
+
+    async def GetImage(self, request: pb.GetImageRequest, context: Context) -> pb.GetImageResponse:
+        self._check_collection(request.collection)
+        stored = await self._engine.get(convert.image_id(request.id))
+        return pb.GetImageResponse(image=convert.image(stored))
+
+    async def ListImages(
+        self, request: pb.ListImagesRequest, context: Context
+    ) -> pb.ListImagesResponse:
+        self._check_collection(request.collection)
+        limit = convert.page_limit(
+            "page_size", request.page_size, default=convert.DEFAULT_PAGE_SIZE
+        )
+        page = await self._engine.list(limit=limit, start_id=convert.list_start(request.page_token))
+        return convert.list_response(page, await self._engine.count())
+
+    async def DeleteImage(
+        self, request: pb.DeleteImageRequest, context: Context
+    ) -> pb.DeleteImageResponse:
+        self._check_collection(request.collection)
+        await self._engine.delete(convert.image_id(request.id))
+        return pb.DeleteImageResponse()
+
+    async def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: Context
+    ) -> pb.GetServerInfoResponse:
+        response = pb.GetServerInfoResponse()
+        response.CopyFrom(self._options.info)
+        response.collections.add(
+            name=self._options.collection,
+            image_count=await self._engine.count(),
+            is_default=True,
+        )
+        return response
+
+    async def _add(self, request: pb.AddImageRequest) -> pb.AddImageResponse:
+        self._check_collection(request.collection)
+        return convert.add_response(await self._engine.add(convert.new_image(request)))
+
+    async def _add_item(self, request: pb.AddImagesRequest) -> pb.AddImagesResponse:
+        """Adds one item of a stream; whatever goes wrong is the item's own result."""
+        try:
+            item_id = convert.item_id(request)
+            return pb.AddImagesResponse(item_id=item_id, response=await self._add(request.request))
+        except Exception as error:  # every error has a status; see `to_status`
+            return pb.AddImagesResponse(item_id=request.item_id, error=to_status(error))
+
+    def _check_collection(self, name: str) -> None:
+        if name and name != self._options.collection:
+            raise CollectionNotFound(name)
+
+
+def _server_timing(seconds: dict[str, float]) -> str:
+    """Stages in the format of W3C Server-Timing: names and milliseconds."""
+    return ", ".join(f"{name};dur={value * 1000:.3f}" for name, value in seconds.items())

@@ -1,0 +1,95 @@
+"""Domain error -> gRPC status with details (AIP-193): one table, which a test proves total."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from clipsearch_server import errors
+
+logger = logging.getLogger(__name__)
+
+DOMAIN = "clipsearch"
+
+# The most specific class of an error's ancestry decides.
+CODES: dict[type[errors.ClipsearchError], int] = {
+    errors.InvalidRequest: code_pb2.INVALID_ARGUMENT,
+    # Not UNAVAILABLE: every client would retry, and hammer a host that is not ours.
+    errors.SourceFailed: code_pb2.FAILED_PRECONDITION,
+    errors.NotFound: code_pb2.NOT_FOUND,
+    errors.ModelMismatch: code_pb2.FAILED_PRECONDITION,
+    errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
+    errors.StorageFull: code_pb2.RESOURCE_EXHAUSTED,
+    errors.DependencyFailed: code_pb2.UNAVAILABLE,
+    errors.DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
+    errors.ModelOutputInvalid: code_pb2.INTERNAL,
+}
+
+# A caller learns that it was our fault and what to quote, and nothing of what went wrong inside.
+_INTERNAL_MESSAGE = "the server failed; its log has the details under this error's id"
+
+
+def to_status(error: Exception) -> status_pb2.Status:
+    """Returns what a caller is told of an error.
+
+    An error that is our fault is logged with its traceback under a new id; the id is all that the
+    caller learns.
+    """
+    if isinstance(error, TimeoutError):
+        error = errors.DeadlineExceeded("the call took longer than it may; try a smaller one")
+    code = _code(error)
+    if not isinstance(error, errors.ClipsearchError) or code == code_pb2.INTERNAL:
+        error_id = secrets.token_hex(8)
+        logger.error("internal error_id=%s", error_id, exc_info=error)
+        reason = error.reason if isinstance(error, errors.ClipsearchError) else "INTERNAL"
+        info = error_details_pb2.ErrorInfo(
+            reason=reason, domain=DOMAIN, metadata={"error_id": error_id}
+        )
+        return _status(code_pb2.INTERNAL, _INTERNAL_MESSAGE, info)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    message = error.message
+    if isinstance(error, errors.InvalidRequest):
+        message = f"{error.field}: {error.message}"
+    return _status(code, message, info, *_details(error))
+
+
+def _code(error: Exception) -> int:
+    for ancestor in type(error).__mro__:
+        if ancestor in CODES:
+            return CODES[ancestor]
+    return code_pb2.INTERNAL
+
+
+def _details(error: errors.ClipsearchError) -> list[Message]:
+    match error:
+        case errors.InvalidRequest():
+            violation = error_details_pb2.BadRequest.FieldViolation(
+                field=error.field, description=error.message, reason=error.reason
+            )
+            return [error_details_pb2.BadRequest(field_violations=[violation])]
+        case errors.NotFound():
+            return [
+                error_details_pb2.ResourceInfo(
+                    resource_type=error.resource_type, resource_name=error.name
+                )
+            ]
+        case errors.Overloaded():
+            delay = Duration()
+            delay.FromMilliseconds(round(error.retry_after_s * 1000))
+            return [error_details_pb2.RetryInfo(retry_delay=delay)]
+        case _:
+            return []
+
+
+def _status(code: int, message: str, *details: Message) -> status_pb2.Status:
+    status = status_pb2.Status(code=code, message=message)
+    for detail in details:
+        packed = Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status

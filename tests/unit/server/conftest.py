@@ -1,0 +1,106 @@
+"""A whole service on fakes: real gRPC, engine and decoder, and a model that knows three colours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import grpc
+import pytest
+import pytest_asyncio
+import tokenizers
+
+from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch.v1.image_search_pb2_grpc import (
+    ImageSearchServiceStub,
+    add_ImageSearchServiceServicer_to_server,
+)
+from clipsearch_server.engine import SearchEngine
+from clipsearch_server.image import decode_image
+from clipsearch_server.rpc.interceptors import CallInterceptor
+from clipsearch_server.rpc.servicer import ImageSearchServicer, ServiceOptions
+from clipsearch_server.text import Tokenizer
+from fakes import FakeEncoder, FakeFetcher, FakeIndex
+
+SIZE_PX = 8
+VOCABULARY = {"<start>": 0, "<end>": 1, "?": 2, "red": 3, "green": 4, "blue": 5}
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path: Path = tmp_path_factory.mktemp("model") / "tokenizer.json"
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel(VOCABULARY, unk_token="?"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.save(str(path))
+    return Tokenizer(path, max_tokens=8, start_token_id=0, end_token_id=1)
+
+
+@pytest.fixture
+def encoder() -> FakeEncoder:
+    return FakeEncoder()
+
+
+@pytest.fixture
+def index() -> FakeIndex:
+    return FakeIndex()
+
+
+@pytest.fixture
+def fetcher() -> FakeFetcher:
+    return FakeFetcher()
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+
+
+@pytest.fixture
+def engine(
+    encoder: FakeEncoder,
+    index: FakeIndex,
+    fetcher: FakeFetcher,
+    tokenizer: Tokenizer,
+    executor: ThreadPoolExecutor,
+) -> SearchEngine:
+    return SearchEngine(
+        encoder=encoder,
+        index=index,
+        fetcher=fetcher,
+        tokenizer=tokenizer,
+        decode=partial(
+            decode_image,
+            size_px=SIZE_PX,
+            resize_px=SIZE_PX,
+            resample="bicubic",
+            max_pixels=1_000_000,
+        ),
+        executor=executor,
+        max_image_bytes=100_000,
+    )
+
+
+@pytest.fixture
+def info() -> pb.GetServerInfoResponse:
+    return pb.GetServerInfoResponse(version="1.2.3", encoder="fake")
+
+
+@pytest_asyncio.fixture
+async def service(
+    engine: SearchEngine, info: pb.GetServerInfoResponse
+) -> AsyncIterator[ImageSearchServiceStub]:
+    """A stub of a server on loopback."""
+    options = ServiceOptions(
+        collection="images", default_limit=2, max_in_flight_per_stream=4, info=info
+    )
+    interceptor = CallInterceptor(max_in_flight=8, default_deadline_s=5)
+    server = grpc.aio.server(interceptors=[interceptor])
+    add_ImageSearchServiceServicer_to_server(ImageSearchServicer(engine, options), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield ImageSearchServiceStub(channel)
+    await server.stop(0)

@@ -1,0 +1,163 @@
+"""Requests in, responses out: what is checked, and what page tokens are bound to."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from google.protobuf.struct_pb2 import Struct
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch_server.engine import Stages, TextHits
+from clipsearch_server.errors import InvalidRequest
+from clipsearch_server.ports import ImagePage, ScoredImage, StoredImage
+from clipsearch_server.rpc import convert
+
+IMAGE = StoredImage(
+    id=UUID(int=7),
+    url="https://example.com/cat.jpg",
+    uri="cat",
+    metadata={"n": 1, "x": 1.5, "tags": ["a", None, True], "nested": {"k": "v"}},
+    sha256="0" * 64,
+    media_type="image/jpeg",
+    width_px=640,
+    height_px=480,
+    size_bytes=12_345,
+    create_time=datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC),
+    update_time=datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC),
+)
+
+
+def query(text: str = "a cat", limit: int = 5, **more: object) -> pb.QueryTextRequest:
+    return pb.QueryTextRequest(text=text, limit=limit, **more)
+
+
+def hits(count: int, *, has_more: bool) -> TextHits:
+    return TextHits(
+        hits=[ScoredImage(IMAGE, 0.5)] * count,
+        has_more=has_more,
+        token_count=4,
+        text_truncated=False,
+        stages=Stages(),
+    )
+
+
+def next_token(request: pb.QueryTextRequest, count: int = 5, *, has_more: bool = True) -> str:
+    checked = convert.text_query(request, default_limit=5)
+    found = hits(count, has_more=has_more)
+    return convert.query_text_response(request, checked, found).next_page_token
+
+
+def struct(**values: object) -> Struct:
+    message = Struct()
+    message.update(values)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.AddImageRequest(), "source"),
+        (pb.AddImageRequest(url=""), "url"),
+        (pb.AddImageRequest(content=b""), "content"),
+        (pb.AddImageRequest(url="https://a/b", id="seven"), "id"),
+        (pb.AddImageRequest(url="https://a/b", uri="é" * 1025), "uri"),
+        (pb.AddImageRequest(url="https://a/b", metadata=struct(x="y" * 20_000)), "metadata"),
+        (pb.AddImageRequest(url="https://a/b", metadata=struct(x=float("nan"))), "metadata"),
+    ],
+)
+def test_a_bad_add_names_its_field(request_: pb.AddImageRequest, field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        convert.new_image(request_)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (query(""), "text"),
+        (query(" \n\t"), "text"),
+        (query("é" * 40_000), "text"),
+        (query(limit=-1), "limit"),
+        (query(score_threshold=1.5), "score_threshold"),
+        (query(score_threshold=float("nan")), "score_threshold"),
+        (query(page_token="!"), "page_token"),
+        (query(page_token="AAAA"), "page_token"),
+    ],
+)
+def test_a_bad_query_names_its_field(request_: pb.QueryTextRequest, field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        convert.text_query(request_, default_limit=5)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0, 5), (1, 1), (1000, 1000), (10**9, 1000)])
+def test_the_limit_has_a_default_and_is_coerced(limit: int, expected: int) -> None:
+    assert convert.text_query(query(limit=limit), default_limit=5).limit == expected
+
+
+def test_a_threshold_of_zero_is_a_threshold() -> None:
+    assert convert.text_query(query(), default_limit=5).score_threshold is None
+    assert convert.text_query(query(score_threshold=0), default_limit=5).score_threshold == 0
+
+
+def test_a_page_token_goes_on_where_the_page_ended() -> None:
+    token = next_token(query())
+    second = convert.text_query(query(page_token=token, limit=3), default_limit=5)
+    assert (second.offset, second.limit) == (5, 3)
+    token = next_token(query(page_token=token, limit=3), count=3)
+    assert convert.text_query(query(page_token=token), default_limit=5).offset == 8
+
+
+def test_the_last_page_has_no_token() -> None:
+    assert next_token(query(), count=2, has_more=False) == ""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"text": "a dog"},
+        {"score_threshold": 0.1},
+        {"collection": "other"},
+    ],
+)
+def test_a_page_token_of_another_query_is_refused(other: dict[str, object]) -> None:
+    token = next_token(query())
+    request = pb.QueryTextRequest(**({"text": "a cat", "page_token": token} | other))
+    with pytest.raises(InvalidRequest) as caught:
+        convert.text_query(request, default_limit=5)
+    assert caught.value.field == "page_token"
+
+
+@given(st.text())
+def test_any_text_as_a_page_token_is_read_or_refused(token: str) -> None:
+    with suppress(InvalidRequest):
+        convert.list_start(token)
+    with suppress(InvalidRequest):
+        assert convert.text_query(query(page_token=token), default_limit=5).offset == 0
+
+
+@given(st.uuids())
+def test_a_list_goes_on_at_the_next_id(next_id: UUID) -> None:
+    page = convert.list_response(ImagePage([IMAGE], next_id), total=9)
+    assert convert.list_start(page.next_page_token) == next_id
+    assert page.total_size == 9
+
+
+def test_an_image_is_written_as_it_is_stored() -> None:
+    message = convert.image(IMAGE)
+    assert message.id == "00000000-0000-0000-0000-000000000007"
+    assert message.create_time.ToDatetime(UTC) == IMAGE.create_time
+    assert (message.width_px, message.height_px, message.size_bytes) == (640, 480, 12_345)
+    read = convert.new_image(pb.AddImageRequest(url="https://a/b", metadata=message.metadata))
+    assert read.metadata == IMAGE.metadata
+
+
+def test_an_image_without_metadata_has_none() -> None:
+    assert not convert.image(
+        StoredImage(**{name: getattr(IMAGE, name) for name in IMAGE.__slots__} | {"metadata": {}})
+    ).HasField("metadata")

@@ -1,0 +1,221 @@
+"""The service over real gRPC, on fakes of what is behind the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
+
+from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
+from clipsearch_server.errors import EncoderUnavailable
+from fakes import FakeEncoder, FakeFetcher
+from samples import png
+
+URL = "https://example.com/red.png"
+Stub = ImageSearchServiceStub
+
+
+async def status_of(call: Awaitable[Message]) -> status_pb2.Status:
+    """The status with which a call fails."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    details = dict(caught.value.trailing_metadata())[GRPC_DETAILS_METADATA_KEY]
+    status = status_pb2.Status.FromString(details)
+    assert status.code == caught.value.code().value[0]
+    return status
+
+
+def reason_of(status: status_pb2.Status) -> str:
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.domain == "clipsearch"
+    return info.reason
+
+
+async def bulk(stub: Stub, *items: pb.AddImagesRequest) -> dict[str, pb.AddImagesResponse]:
+    async def requests() -> AsyncIterator[pb.AddImagesRequest]:
+        for item in items:
+            yield item
+
+    return {response.item_id: response async for response in stub.AddImages(requests())}
+
+
+def item(item_id: str, content: bytes, **more: str) -> pb.AddImagesRequest:
+    return pb.AddImagesRequest(item_id=item_id, request=pb.AddImageRequest(content=content, **more))
+
+
+async def test_add_then_find(service: Stub) -> None:
+    for colour in ("red", "green", "blue"):
+        added = await service.AddImage(pb.AddImageRequest(content=png(colour), uri=colour))
+        assert added.outcome == pb.ADD_OUTCOME_ADDED
+    call = service.QueryText(pb.QueryTextRequest(text="blue"))
+    found = await call
+    assert found.hits[0].image.uri == "blue"
+    assert len(found.hits) == 2  # the server's default
+    assert not found.text_truncated
+    timing = dict(await call.trailing_metadata())["server-timing"]
+    assert [stage.partition(";dur=")[0] for stage in timing.split(", ")] == [
+        "tokenise",
+        "embed",
+        "search",
+        "total",
+    ]
+
+
+async def test_pages_of_a_query_and_of_the_list_hold_everything_once(service: Stub) -> None:
+    for shade in range(7):
+        await service.AddImage(pb.AddImageRequest(content=png(f"#{shade:02x}0000")))
+    ids: dict[str, list[str]] = {"query": [], "list": []}
+    query = pb.QueryTextRequest(text="red", limit=3)
+    while True:
+        found = await service.QueryText(query)
+        ids["query"] += [hit.image.id for hit in found.hits]
+        query.page_token = found.next_page_token
+        if not found.next_page_token:
+            break
+    listing = pb.ListImagesRequest(page_size=3)
+    while True:
+        listed = await service.ListImages(listing)
+        assert listed.total_size == 7
+        ids["list"] += [image.id for image in listed.images]
+        listing.page_token = listed.next_page_token
+        if not listed.next_page_token:
+            break
+    for found_ids in ids.values():
+        assert len(found_ids) == len(set(found_ids)) == 7
+    assert ids["list"] == sorted(ids["list"])
+
+
+async def test_get_and_delete(service: Stub) -> None:
+    added = await service.AddImage(pb.AddImageRequest(content=png("red")))
+    got = await service.GetImage(pb.GetImageRequest(id=added.image.id))
+    assert got.image == added.image
+    await service.DeleteImage(pb.DeleteImageRequest(id=added.image.id))
+    status = await status_of(service.GetImage(pb.GetImageRequest(id=added.image.id)))
+    assert (status.code, reason_of(status)) == (code_pb2.NOT_FOUND, "IMAGE_NOT_FOUND")
+
+
+async def test_the_server_says_what_it_is(service: Stub) -> None:
+    await service.AddImage(pb.AddImageRequest(content=png("red")))
+    info = await service.GetServerInfo(pb.GetServerInfoRequest())
+    assert info.version == "1.2.3"
+    assert [(each.name, each.image_count) for each in info.collections] == [("images", 1)]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "code", "reason", "word"),
+    [
+        ("QueryText", pb.QueryTextRequest(), 3, "INVALID_FIELD", "text"),
+        ("QueryText", pb.QueryTextRequest(text="a", limit=-1), 3, "INVALID_FIELD", "limit"),
+        (
+            "QueryText",
+            pb.QueryTextRequest(text="a", collection="b"),
+            5,
+            "COLLECTION_NOT_FOUND",
+            "b",
+        ),
+        ("AddImage", pb.AddImageRequest(), 3, "INVALID_FIELD", "source"),
+        ("AddImage", pb.AddImageRequest(url=""), 3, "URL_MALFORMED", "url"),
+        ("AddImage", pb.AddImageRequest(content=b"text"), 3, "IMAGE_FORMAT_UNSUPPORTED", "PNG"),
+        (
+            "AddImage",
+            pb.AddImageRequest(content=png("red")[:50]),
+            3,
+            "IMAGE_UNDECODABLE",
+            "broken",
+        ),
+        ("AddImage", pb.AddImageRequest(content=png("red"), id="7"), 3, "INVALID_FIELD", "UUID"),
+        ("AddImage", pb.AddImageRequest(url="https://example.com/no"), 9, "SOURCE_HTTP_STATUS", ""),
+        ("GetImage", pb.GetImageRequest(id=""), 3, "INVALID_FIELD", "id"),
+        ("ListImages", pb.ListImagesRequest(page_size=-1), 3, "INVALID_FIELD", "page_size"),
+        ("ListImages", pb.ListImagesRequest(page_token="x"), 3, "INVALID_FIELD", "page_token"),
+        ("DeleteImage", pb.DeleteImageRequest(id="x"), 3, "INVALID_FIELD", "id"),
+    ],
+)
+async def test_bad_input_is_told_by_name(
+    service: Stub, method: str, request_: Message, code: int, reason: str, word: str
+) -> None:
+    status = await status_of(getattr(service, method)(request_))
+    assert (status.code, reason_of(status)) == (code, reason)
+    assert word in status.message
+    listed = await service.ListImages(pb.ListImagesRequest())
+    assert listed.total_size == 0
+
+
+async def test_a_poison_item_fails_alone(service: Stub) -> None:
+    items = [item(str(n), png(f"#{n:02x}0000")) for n in range(9)]
+    items.insert(4, item("poison", b"no image"))
+    items.append(item("x" * 300, png("blue")))
+    responses = await bulk(service, *items)
+    assert len(responses) == 11
+    failed = {name for name, response in responses.items() if response.HasField("error")}
+    assert failed == {"poison", "x" * 300}
+    assert responses["poison"].error.code == code_pb2.INVALID_ARGUMENT
+    assert reason_of(responses["poison"].error) == "IMAGE_FORMAT_UNSUPPORTED"
+    assert (await service.ListImages(pb.ListImagesRequest())).total_size == 9
+
+
+async def test_an_empty_stream_is_answered_with_none(service: Stub) -> None:
+    assert await bulk(service) == {}
+
+
+async def test_an_unexpected_error_tells_only_its_id(
+    service: Stub, encoder: FakeEncoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder.fail_with = RuntimeError("secret")
+    with caplog.at_level(logging.ERROR):
+        status = await status_of(service.QueryText(pb.QueryTextRequest(text="red")))
+    assert status.code == code_pb2.INTERNAL
+    assert b"secret" not in status.SerializeToString()
+    assert "secret" in caplog.text
+
+
+async def test_a_dead_encoder_is_unavailable_and_back_again(
+    service: Stub, encoder: FakeEncoder
+) -> None:
+    encoder.fail_with = EncoderUnavailable("the encoder is gone")
+    status = await status_of(service.QueryText(pb.QueryTextRequest(text="red")))
+    assert (status.code, reason_of(status)) == (code_pb2.UNAVAILABLE, "MODEL_UNAVAILABLE")
+    encoder.fail_with = None
+    await service.QueryText(pb.QueryTextRequest(text="red"))
+
+
+async def test_what_is_over_the_bound_is_refused_and_told_when_to_retry(
+    service: Stub, encoder: FakeEncoder
+) -> None:
+    encoder.gate.clear()
+    calls = [service.QueryText(pb.QueryTextRequest(text="red")) for _ in range(8)]
+    await encoder.until_waiting(8)
+    status = await status_of(service.QueryText(pb.QueryTextRequest(text="red")))
+    assert (status.code, reason_of(status)) == (code_pb2.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED")
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in status.details)
+    encoder.gate.set()
+    await asyncio.gather(*calls)
+
+
+async def test_a_deadline_ends_the_call_and_its_work(service: Stub, encoder: FakeEncoder) -> None:
+    encoder.gate.clear()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await service.QueryText(pb.QueryTextRequest(text="red"), timeout=0.1)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await encoder.until_waiting(0)
+
+
+async def test_no_query_text_and_no_url_is_logged(
+    service: Stub, fetcher: FakeFetcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    fetcher.bodies[f"{URL}?token=hush"] = png("red")
+    with caplog.at_level(logging.INFO):
+        await service.AddImage(pb.AddImageRequest(url=f"{URL}?token=hush"))
+        await service.QueryText(pb.QueryTextRequest(text="my private wish"))
+    assert "method=QueryText code=OK" in caplog.text
+    assert "hush" not in caplog.text
+    assert "wish" not in caplog.text
