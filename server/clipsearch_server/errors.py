@@ -56,7 +56,8 @@ class InvalidRequest(ClipsearchError):
 class InvalidImage(InvalidRequest):
     """The content is not an image, is broken, or exceeds a limit. Sending it again cannot help.
 
-    ``reason`` is one of IMAGE_FORMAT_UNSUPPORTED, IMAGE_UNDECODABLE, IMAGE_TOO_LARGE.
+    ``reason`` is one of IMAGE_FORMAT_UNSUPPORTED, IMAGE_UNDECODABLE, IMAGE_TOO_LARGE,
+    IMAGE_TOO_COMPLEX.
     """
 
     def __init__(self, message: str, *, reason: str, **metadata: str) -> None:

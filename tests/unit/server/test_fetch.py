@@ -1,0 +1,514 @@
+"""The fetcher brings what a URL delivers, within its bounds, and never goes where it must not."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import ssl
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from clipsearch_server.errors import ClipsearchError, InvalidImage, SourceFailed, SourceNotAllowed
+from clipsearch_server.fetch import HttpFetcher, Resolver
+
+MAX_BYTES = 100_000
+SHORT_S = 0.6  # half of it must suffice to connect, on a busy machine too
+SYSTEM_AUTHORITIES = ssl.create_default_context()  # loading them takes a while: once is enough
+
+# Every socket that this process tried to connect: what counts is not that an error came back, but
+# that nothing was connected to.
+connects: list[object] = []
+sys.addaudithook(
+    lambda event, args: connects.append(args[1]) if event == "socket.connect" else None
+)
+
+Respond = Callable[["Exchange"], Awaitable[None]]
+
+
+@dataclass
+class Exchange:
+    """One request as a host sees it, and the connection to answer on."""
+
+    head: str
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    @property
+    def path(self) -> str:
+        return self.head.split(" ")[1]
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+
+@dataclass
+class Host:
+    """An HTTP server on loopback."""
+
+    port: int
+    heads: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@asynccontextmanager
+async def serve(respond: Respond, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Host]:
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("ascii")
+            host.heads.append(head)
+            await respond(Exchange(head, reader, writer))
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # the fetcher hung up, as many tests want it to
+        finally:
+            writer.close()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.create_task(exchange(reader, writer)))
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    host = Host(server.sockets[0].getsockname()[1])
+    try:
+        yield host
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def answer(status: str = "200 OK", body: bytes = b"image", **headers: str) -> Respond:
+    async def respond(exchange: Exchange) -> None:
+        lines = [f"HTTP/1.1 {status}", *(f"{k.replace('_', '-')}: {v}" for k, v in headers.items())]
+        await exchange.send("\r\n".join((*lines, "", "")).encode() + body)
+
+    return respond
+
+
+def redirect(to: str) -> Respond:
+    return answer("302 Found", b"secret body", Location=to)
+
+
+def resolve_to(*addresses: str) -> Resolver:
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        return addresses
+
+    return resolve
+
+
+def fetcher(**options: Any) -> HttpFetcher:
+    defaults = {
+        "timeout_s": 5,
+        "max_bytes": MAX_BYTES,
+        "allow_private": True,
+        "ssl_context": SYSTEM_AUTHORITIES,
+    }
+    return HttpFetcher(**{**defaults, **options})
+
+
+async def fetch(url: str, **options: Any) -> bytes:
+    async with fetcher(**options) as client:
+        return await client.fetch(url)
+
+
+async def failure(url: str, **options: Any) -> ClipsearchError:
+    with pytest.raises(ClipsearchError) as caught:
+        await fetch(url, **options)
+    assert "127.0.0.1" not in caught.value.message
+    assert "secret" not in caught.value.message
+    return caught.value
+
+
+async def test_returns_the_body() -> None:
+    async with serve(answer(body=b"\x00image\xff", Content_Length="7")) as host:
+        assert await fetch(f"{host.url}/a.jpg?x=1#top") == b"\x00image\xff"
+    assert host.heads[0].startswith("GET /a.jpg?x=1 HTTP/1.1\r\n")
+
+
+async def test_an_empty_body_is_for_the_decoder_to_judge() -> None:
+    async with serve(answer(body=b"", Content_Length="0")) as host:
+        assert await fetch(host.url) == b""
+
+
+async def test_says_honestly_who_asks_and_nothing_else() -> None:
+    async with serve(answer(Set_Cookie="id=1")) as host, fetcher() as client:
+        await client.fetch(host.url)
+        await client.fetch(host.url)
+    headers = dict(line.split(": ", 1) for line in host.heads[1].strip().split("\r\n")[1:])
+    assert headers.keys() == {"Host", "User-Agent", "Accept", "Accept-Encoding", "Connection"}
+    assert headers["Host"] == f"127.0.0.1:{host.port}"
+    assert headers["User-Agent"].startswith("clipsearch-server/")
+    assert headers["Accept-Encoding"] == "identity"
+
+
+async def test_proxies_and_netrc_of_the_environment_are_ignored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login user password secret")
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with serve(answer()) as proxy, serve(answer()) as host:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        await fetch(host.url)
+    assert not proxy.heads
+    assert "authorization" not in host.heads[0].lower()
+
+
+@pytest.mark.parametrize("status", ["400 Bad Request", "401 No", "403 No", "404 Not Found",
+                                    "410 Gone", "204 No Content", "206 Partial", "304 Same",
+                                    "302 Found"])  # fmt: skip
+async def test_other_statuses(status: str) -> None:
+    async with serve(answer(status, b"secret")) as host:
+        error = await failure(host.url)
+    assert error.reason == "SOURCE_HTTP_STATUS"
+    assert error.metadata == {"retryable": "false", "status": status[:3]}
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "500 Oops", "503 Later"])
+async def test_statuses_that_may_pass(status: str) -> None:
+    async with serve(answer(status, b"secret")) as host:
+        error = await failure(host.url)
+    assert error.reason == "SOURCE_UNAVAILABLE"
+    assert error.metadata == {"retryable": "true", "status": status[:3]}
+
+
+async def reset(exchange: Exchange) -> None:
+    exchange.writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    "respond",
+    [
+        pytest.param(reset, id="reset"),
+        pytest.param(answer(Content_Length="100"), id="ends too early"),
+        pytest.param(answer(body=b"5\r\nimage", Transfer_Encoding="chunked"), id="chunk missing"),
+        pytest.param(answer(Content_Length="-1"), id="negative length"),
+        pytest.param(answer(Content_Length="9" * 5000), id="absurd length"),
+        pytest.param(answer(X_Padding="x" * 1_000_000), id="1 MB header"),
+        pytest.param(answer(Transfer_Encoding="gzip, chunked"), id="transfer encoding"),
+        pytest.param(lambda exchange: exchange.send(b"SSH-2.0-secret\r\n"), id="not HTTP"),
+        pytest.param(lambda exchange: exchange.send(b""), id="nothing"),
+    ],
+)
+async def test_a_broken_answer(respond: Respond) -> None:
+    async with serve(respond) as host:
+        error = await failure(host.url)
+    assert error.reason == "SOURCE_UNAVAILABLE"
+    assert error.metadata["retryable"] == "true"
+
+
+async def test_a_refused_connection() -> None:
+    async with serve(answer()) as host:
+        pass
+    error = await failure(host.url)
+    assert error.reason == "SOURCE_UNAVAILABLE"
+    assert error.metadata["retryable"] == "true"
+
+
+async def drip(exchange: Exchange, data: bytes) -> None:
+    while True:
+        await exchange.send(data)
+        await asyncio.sleep(SHORT_S / 10)
+
+
+async def silence(exchange: Exchange) -> None:
+    await exchange.reader.read()
+
+
+async def slow_head(exchange: Exchange) -> None:
+    await exchange.send(b"HTTP/1.1 200 OK\r\n")
+    await drip(exchange, b"X-Y: z\r\n")
+
+
+async def slow_body(exchange: Exchange) -> None:
+    await exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
+    await drip(exchange, b"x")
+
+
+async def redirect_slowly(exchange: Exchange) -> None:
+    await asyncio.sleep(SHORT_S * 0.4)
+    await redirect("/again")(exchange)
+
+
+@pytest.mark.parametrize("respond", [silence, slow_head, slow_body, redirect_slowly])
+async def test_the_deadline_covers_everything(respond: Respond) -> None:
+    clock = asyncio.get_running_loop().time
+    async with serve(respond) as host:
+        started = clock()
+        error = await failure(host.url, timeout_s=SHORT_S)
+        elapsed_s = clock() - started
+    assert error.reason == "SOURCE_TIMEOUT"
+    assert error.metadata["retryable"] == "true"
+    assert SHORT_S * 0.9 <= elapsed_s < SHORT_S + 1
+
+
+async def test_a_cancelled_fetch_hangs_up() -> None:
+    asked, hung_up = asyncio.Event(), asyncio.Event()
+
+    async def respond(exchange: Exchange) -> None:
+        asked.set()
+        await exchange.reader.read()
+        hung_up.set()
+
+    async with serve(respond) as host, fetcher() as client:
+        task = asyncio.create_task(client.fetch(host.url))
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(2):
+            await hung_up.wait()
+
+
+async def endless(exchange: Exchange) -> None:
+    await exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        await exchange.send(bytes(10_000))
+
+
+@pytest.mark.parametrize(
+    "respond",
+    [
+        pytest.param(endless, id="endless"),
+        pytest.param(answer(Content_Length=str(MAX_BYTES + 1)), id="announced"),
+        pytest.param(answer(body=bytes(MAX_BYTES + 1)), id="no length"),
+    ],
+)
+async def test_too_many_bytes(respond: Respond) -> None:
+    async with serve(respond) as host:
+        error = await failure(host.url)
+    assert isinstance(error, InvalidImage)
+    assert error.reason == "IMAGE_TOO_LARGE"
+    assert error.metadata["max_image_bytes"] == str(MAX_BYTES)
+
+
+async def test_as_many_bytes_as_allowed() -> None:
+    async with serve(answer(body=bytes(MAX_BYTES))) as host:
+        assert len(await fetch(host.url)) == MAX_BYTES
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip", "br", "zstd", "GZip", "identity, gzip"])
+async def test_encoded_bodies_are_refused(encoding: str) -> None:
+    body = gzip.compress(b"image")
+    async with serve(answer(body=body, Content_Encoding=encoding)) as host:
+        error = await failure(host.url)
+    assert error.reason == "SOURCE_ENCODING_NOT_ALLOWED"
+
+
+async def test_redirects_are_followed() -> None:
+    async def respond(exchange: Exchange) -> None:
+        here = exchange.path
+        hops = {"/": "/a", "/a": f"{host.url}/b", "/b": "c?d"}
+        await (redirect(hops[here]) if here in hops else answer(body=here.encode()))(exchange)
+
+    async with serve(respond) as host:
+        assert await fetch(host.url) == b"/c?d"
+
+
+async def test_redirects_are_counted() -> None:
+    async with serve(redirect("/")) as host:
+        error = await failure(host.url, max_redirects=3)
+    assert error.reason == "SOURCE_TOO_MANY_REDIRECTS"
+    assert len(host.heads) == 4
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["file:///etc/passwd", "ftp://a.example/", "http://u:secret@a.example/", "http://a.example:0/",
+     "http://169.254.169.254/latest/meta-data/", "http://[::ffff:127.0.0.1]/", "http://a\\b/",
+     "/caf\u00e9", "http://" + "x" * 3000],
+)  # fmt: skip
+async def test_redirects_obey_the_rules_of_urls(location: str) -> None:
+    async with serve(redirect(location)) as host:
+        connects.clear()
+        error = await failure(host.url)
+    assert isinstance(error, SourceNotAllowed)
+    assert connects == [("127.0.0.1", host.port)]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1/", "https://127.0.0.1/", "http://0.0.0.0/", "http://localhost/",
+     "http://2130706433/", "http://0x7f000001/", "http://017700000001/", "http://127.1/",
+     "http://0x7f.1/", "http://10.0.0.1/", "http://169.254.169.254/", "http://168.63.129.16/",
+     "http://[::1]/", "http://[::ffff:127.0.0.1]/", "http://[64:ff9b::7f00:1]/",
+     "http://[2002:7f00:1::1]/", "http://[fec0::1]/", "http://[fd00:ec2::254]/"],
+)  # fmt: skip
+async def test_addresses_that_are_not_public_are_not_connected_to(url: str) -> None:
+    connects.clear()
+    error = await failure(url, allow_private=False)
+    assert isinstance(error, SourceNotAllowed)
+    assert error.message == "this server does not fetch from the URL's address"
+    assert not connects
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [["127.0.0.1"], ["93.184.216.34", "127.0.0.1"], ["10.0.0.1", "93.184.216.34"],
+     ["2606:4700::1111", "fe80::1%eth0"], ["93.184.216.34"] * 200 + ["192.168.0.1"]],
+)  # fmt: skip
+async def test_one_forbidden_address_forbids_the_name(answers: list[str]) -> None:
+    connects.clear()
+    error = await failure(
+        "http://images.example/", allow_private=False, resolve=resolve_to(*answers)
+    )
+    assert isinstance(error, SourceNotAllowed)
+    assert not connects
+
+
+async def test_metadata_services_stay_forbidden_where_private_addresses_are_allowed() -> None:
+    async with serve(answer()) as host:
+        connects.clear()
+        resolve = resolve_to("127.0.0.1", "169.254.169.254")
+        error = await failure(f"http://images.example:{host.port}/", resolve=resolve)
+    assert isinstance(error, SourceNotAllowed)
+    assert not connects
+
+
+async def test_a_name_is_resolved_once() -> None:
+    questions: list[tuple[str, int]] = []
+
+    async def rebind(host: str, port: int) -> Sequence[str]:
+        questions.append((host, port))
+        return ["127.0.0.1"] if len(questions) == 1 else ["127.0.0.2"]
+
+    async with serve(answer()) as host:
+        connects.clear()
+        await fetch(f"http://Images.example:{host.port}/", resolve=rebind)
+    assert questions == [("images.example", host.port)]
+    assert connects == [("127.0.0.1", host.port)]
+    assert f"Host: images.example:{host.port}\r\n" in host.heads[0]
+
+
+async def test_the_next_address_is_tried_when_one_refuses() -> None:
+    async with serve(answer()) as host:
+        resolve = resolve_to("127.0.0.2", "127.0.0.1")
+        assert await fetch(f"http://images.example:{host.port}/", resolve=resolve) == b"image"
+
+
+async def test_the_systems_resolver_is_the_default() -> None:
+    async with serve(answer()) as host:
+        assert await fetch(f"http://localhost:{host.port}/") == b"image"
+
+
+async def test_a_name_without_an_address() -> None:
+    error = await failure("http://images.example/", resolve=resolve_to())
+    assert isinstance(error, SourceFailed)
+    assert error.reason == "SOURCE_UNREACHABLE"
+    assert error.metadata["retryable"] == "false"
+
+
+@pytest.mark.parametrize("name", ["a..b", "x" * 64, "."])
+async def test_names_that_cannot_be_resolved(name: str) -> None:
+    error = await failure(f"http://{name}/")
+    assert error.reason == "SOURCE_UNREACHABLE"
+
+
+async def test_a_resolver_that_hangs() -> None:
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        await asyncio.Event().wait()
+        return []
+
+    error = await failure("http://images.example/", resolve=resolve, timeout_s=SHORT_S)
+    assert error.reason == "SOURCE_UNREACHABLE"
+    assert error.metadata["retryable"] == "true"
+
+
+async def test_fetches_from_one_host_are_bounded_and_waiting_costs_no_time() -> None:
+    active = most = 0
+
+    async def respond(exchange: Exchange) -> None:
+        nonlocal active, most
+        active += 1
+        most = max(most, active)
+        await asyncio.sleep(SHORT_S / 4)
+        active -= 1
+        await answer()(exchange)
+
+    async with (
+        serve(respond) as host,
+        fetcher(timeout_s=SHORT_S * 2, max_concurrent_per_host=1) as client,
+    ):
+        await asyncio.gather(*(client.fetch(host.url) for _ in range(10)))
+    assert most == 1
+
+
+async def test_a_busy_host_does_not_hold_up_another() -> None:
+    asked = asyncio.Event()
+
+    async def hang(exchange: Exchange) -> None:
+        asked.set()
+        await silence(exchange)
+
+    async with (
+        serve(hang) as busy,
+        serve(answer()) as other,
+        fetcher(max_concurrent=2, max_concurrent_per_host=1) as client,
+    ):
+        stuck = [asyncio.create_task(client.fetch(f"{busy.url}/{i}")) for i in range(5)]
+        await asked.wait()
+        assert await client.fetch(f"http://localhost:{other.port}") == b"image"
+        for task in stuck:
+            task.cancel()
+        await asyncio.gather(*stuck, return_exceptions=True)
+    assert len(busy.heads) == 1
+
+
+@dataclass
+class Tls:
+    """A certificate for images.example, and a client that trusts who signed it."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
+@pytest.fixture(scope="module")
+def tls() -> Tls:
+    trustme = pytest.importorskip("trustme")
+    authority = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("images.example").configure_cert(server)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    return Tls(server, client)
+
+
+async def test_https_checks_the_certificate_against_the_name(tls: Tls) -> None:
+    options: dict[str, Any] = {
+        "resolve": resolve_to("127.0.0.1"),
+        "ssl_context": tls.client,
+    }
+    async with serve(answer(), tls=tls.server) as host:
+        assert await fetch(f"https://images.example:{host.port}/", **options) == b"image"
+        error = await failure(f"https://other.example:{host.port}/", **options)
+        assert error.reason == "SOURCE_UNREACHABLE"
+        assert error.metadata["retryable"] == "false"
+        options["ssl_context"] = SYSTEM_AUTHORITIES
+        error = await failure(f"https://images.example:{host.port}/", **options)
+        assert error.reason == "SOURCE_UNREACHABLE"
+    assert len(host.heads) == 1
+
+
+async def test_https_does_not_redirect_to_http(tls: Tls) -> None:
+    async with (
+        serve(answer()) as plain,
+        serve(redirect(plain.url), tls=tls.server) as host,
+    ):
+        error = await failure(
+            f"https://images.example:{host.port}/",
+            resolve=resolve_to("127.0.0.1"),
+            ssl_context=tls.client,
+        )
+    assert isinstance(error, SourceNotAllowed)
+    assert not plain.heads
