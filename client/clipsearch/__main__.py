@@ -1,0 +1,5 @@
+"""``python -m clipsearch``: the ``clipsearch`` command."""
+
+from clipsearch import main
+
+main()

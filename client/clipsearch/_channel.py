@@ -1,0 +1,101 @@
+"""How both clients reach a server: address, TLS, message sizes, keepalive and retries."""
+
+from __future__ import annotations
+
+import json
+from os import PathLike
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import grpc
+
+DEFAULT_TARGET = "localhost:50051"
+DEFAULT_TIMEOUT_S = 30.0
+
+_SERVICE = "clipsearch.v1.ImageSearchService"
+
+# Every unary method may be repeated: reading changes nothing, adding and deleting are idempotent.
+_RETRIED_METHODS = (
+    "AddImage",
+    "DeleteImage",
+    "GetImage",
+    "GetServerInfo",
+    "ListImages",
+    "QueryText",
+)
+
+# gRFC A6. UNAVAILABLE only (AIP-194); an overloaded server says itself when to come again, which a
+# policy that retries its status code would not wait for: see _retry.py.
+_SERVICE_CONFIG = {
+    "methodConfig": [
+        {
+            "name": [{"service": _SERVICE, "method": method} for method in _RETRIED_METHODS],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+# gRPC keeps a request for its retries up to this size, and sends a larger one once only. Its
+# default of 256 KiB is less than a photograph; a server's default limit is 20 MiB.
+_RETRY_BUFFER_BYTES = 32 * 1024 * 1024
+
+# Servers allow one ping in five minutes and hang up on more (grpc/doc/keepalive.md); firewalls and
+# load balancers forget a silent connection in about as long.
+_KEEPALIVE_TIME_MS = 300_000
+_KEEPALIVE_TIMEOUT_MS = 20_000
+
+_Options = list[tuple[str, str | int]]
+
+
+def open_channel(
+    target: str, *, tls: bool = False, ca_file: str | PathLike[str] | None = None
+) -> grpc.Channel:
+    """Returns a channel to ``host:port``; nothing is sent before the first call.
+
+    ``ca_file`` (PEM) names the root certificates to trust instead of the system's, and implies
+    ``tls``. Raises OSError if it cannot be read.
+    """
+    credentials = _credentials(tls, ca_file)
+    if credentials is None:
+        return grpc.insecure_channel(target, _options(target))
+    return grpc.secure_channel(target, credentials, _options(target))
+
+
+def open_aio_channel(
+    target: str, *, tls: bool = False, ca_file: str | PathLike[str] | None = None
+) -> grpc.aio.Channel:
+    """Returns as ``open_channel``, for the running event loop."""
+    credentials = _credentials(tls, ca_file)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, _options(target))
+    return grpc.aio.secure_channel(target, credentials, _options(target))
+
+
+def _credentials(tls: bool, ca_file: str | PathLike[str] | None) -> grpc.ChannelCredentials | None:
+    if ca_file is not None:
+        return grpc.ssl_channel_credentials(Path(ca_file).read_bytes())
+    return grpc.ssl_channel_credentials() if tls else None
+
+
+def _options(target: str) -> _Options:
+    options: _Options = [
+        ("grpc.max_send_message_length", -1),  # the server sets the limit and says so
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+        ("grpc.enable_retries", 1),
+        ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        # Each client its own connection: gRPC otherwise shares one, and its backoff, in a process.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+    if urlsplit(f"//{target}").hostname in {"localhost", "127.0.0.1", "::1"}:
+        # gRPC obeys http_proxy even for this machine, where a proxy leads nowhere.
+        options.append(("grpc.enable_http_proxy", 0))
+    return options

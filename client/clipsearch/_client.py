@@ -1,0 +1,255 @@
+"""The client for programs with threads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from os import PathLike
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from clipsearch import _convert
+from clipsearch._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, open_channel
+from clipsearch._errors import error_from_rpc, no_result_in_time, stream_ended_early
+from clipsearch._models import (
+    AddedImage,
+    AddItem,
+    AddResult,
+    Image,
+    ImagePage,
+    Metadata,
+    QueryResult,
+    ServerInfo,
+)
+from clipsearch._retry import RetryBudget
+from clipsearch._timing import timings_ms
+from clipsearch._watchdog import Watchdog
+from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
+
+_Request = TypeVar("_Request", bound=Message)
+_Response = TypeVar("_Response", bound=Message)
+
+
+class SearchClient:
+    """Adds images to a clipsearch server and finds them by describing them.
+
+    >>> with SearchClient("localhost:50051") as client:
+    ...     client.add_image(url="https://example.com/cat.jpg")
+    ...     for hit in client.query_text("a black cat").hits:
+    ...         print(hit.score, hit.image.uri)
+
+    One client is meant to live long and may be shared by threads. Every method raises a
+    ``SearchError``, and takes ``timeout_s``, the seconds for the whole call with its retries, in
+    place of the client's own. A call that the server could not be reached for, or that it was too
+    busy for and asked to repeat, is repeated within that time. ``collection`` names a collection
+    other than the server's default.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        tls: bool = False,
+        ca_file: str | PathLike[str] | None = None,
+    ) -> None:
+        """Connects to ``host:port`` at the first call.
+
+        ``ca_file`` (PEM) names the root certificates to trust instead of the system's, and implies
+        ``tls``. Raises OSError if it cannot be read.
+        """
+        self._target = target
+        self._timeout_s = timeout_s
+        self._channel = open_channel(target, tls=tls, ca_file=ca_file)
+        self._stub = ImageSearchServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection and ends the calls that are under way."""
+        self._channel.close()
+
+    def add_image(
+        self,
+        *,
+        url: str | None = None,
+        content: bytes | None = None,
+        id: str = "",
+        uri: str = "",
+        metadata: Metadata | None = None,
+        collection: str = "",
+        timeout_s: float | None = None,
+    ) -> AddedImage:
+        """Adds an image, by a URL that the server fetches or by its encoded content.
+
+        When this returns, the image is on disk and will be found. Adding it again changes nothing:
+        without ``id`` (a UUID), the id is derived from the URL or the content. ``uri`` says where
+        the picture can be seen, ``metadata`` is anything that JSON can hold.
+
+        Raises InvalidRequestError, InvalidImageError or SourceError if the image cannot be had or
+        is none, and TypeError unless exactly one of ``url`` and ``content`` is given.
+        """
+        request = _convert.add_request(
+            url=url, content=content, id=id, uri=uri, metadata=metadata, collection=collection
+        )
+        response, _ = self._call(self._stub.AddImage, request, timeout_s)
+        return _convert.added_image(response)
+
+    def add_images(
+        self,
+        items: Iterable[AddItem],
+        *,
+        collection: str = "",
+        max_in_flight: int = 32,
+        timeout_s: float | None = None,
+    ) -> Iterator[AddResult]:
+        """Adds many images over one stream and yields what became of each, as they are done.
+
+        ``items`` is consumed while results are, so that at most ``max_in_flight`` items are in
+        memory. A bad item yields its error and does not disturb the others. ``timeout_s`` bounds
+        the wait for the next result, not the whole. Leaving the iteration early, or an exception
+        of ``items``, cancels what has no result yet; such items may be added again.
+
+        Raises SearchError if the stream itself fails, and TypeError or ValueError for an item that
+        ``add_image`` would raise it for.
+        """
+        wait_s = self._timeout_s if timeout_s is None else timeout_s
+        requests: SimpleQueue[pb.AddImagesRequest | None] = SimpleQueue()
+        call = self._stub.AddImages(iter(requests.get, None))
+        in_flight = 0
+        try:
+            with Watchdog(call.cancel, wait_s) as watchdog:
+                for item in items:
+                    requests.put(_convert.add_item_request(item, collection))
+                    in_flight += 1
+                    if in_flight == max_in_flight:
+                        yield _convert.add_result(self._next(call, watchdog))
+                        in_flight -= 1
+                requests.put(None)
+                for _ in range(in_flight):
+                    yield _convert.add_result(self._next(call, watchdog))
+        finally:
+            requests.put(None)
+            call.cancel()
+
+    def query_text(
+        self,
+        text: str,
+        *,
+        limit: int = 0,
+        page_token: str = "",
+        score_threshold: float | None = None,
+        collection: str = "",
+        timeout_s: float | None = None,
+    ) -> QueryResult:
+        """Finds the images that a text describes, best first.
+
+        ``limit`` is the number of hits at most (0: the server's default), ``score_threshold``
+        the cosine similarity below which an image is no hit, ``page_token`` an earlier result's
+        ``next_page_token``. A text too long for the model is cut, and the result says so. Raises
+        InvalidRequestError if the text is empty.
+        """
+        request = _convert.query_request(
+            text,
+            limit=limit,
+            page_token=page_token,
+            score_threshold=score_threshold,
+            collection=collection,
+        )
+        response, call = self._call(self._stub.QueryText, request, timeout_s)
+        return _convert.query_result(response, timings_ms(call.trailing_metadata() or ()))
+
+    def get_image(self, id: str, *, collection: str = "", timeout_s: float | None = None) -> Image:
+        """Gets an image. Raises NotFoundError if no image has the id."""
+        request = pb.GetImageRequest(id=id, collection=collection)
+        response, _ = self._call(self._stub.GetImage, request, timeout_s)
+        return _convert.image(response.image)
+
+    def list_images(
+        self, *, collection: str = "", page_size: int = 0, timeout_s: float | None = None
+    ) -> Iterator[Image]:
+        """Yields all images, ordered by id, fetching a page at a time; the timeout is a page's."""
+        page_token = ""
+        while True:
+            page = self.list_page(
+                page_token, page_size=page_size, collection=collection, timeout_s=timeout_s
+            )
+            yield from page.images
+            if not (page_token := page.next_page_token):
+                return
+
+    def list_page(
+        self,
+        page_token: str = "",
+        *,
+        page_size: int = 0,
+        collection: str = "",
+        timeout_s: float | None = None,
+    ) -> ImagePage:
+        """Gets one page of images, the first or that of an earlier page's ``next_page_token``.
+
+        ``page_size`` is the number of images at most (0: the server's default).
+        """
+        request = pb.ListImagesRequest(
+            page_size=page_size, page_token=page_token, collection=collection
+        )
+        response, _ = self._call(self._stub.ListImages, request, timeout_s)
+        return _convert.image_page(response)
+
+    def delete_image(
+        self, id: str, *, collection: str = "", timeout_s: float | None = None
+    ) -> None:
+        """Deletes an image. Raises NotFoundError if no image has the id."""
+        request = pb.DeleteImageRequest(id=id, collection=collection)
+        self._call(self._stub.DeleteImage, request, timeout_s)
+
+    def server_info(self, *, timeout_s: float | None = None) -> ServerInfo:
+        """Gets the server's version, model, backends, collections and limits."""
+        response, _ = self._call(self._stub.GetServerInfo, pb.GetServerInfoRequest(), timeout_s)
+        return _convert.server_info(response)
+
+    def _call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout_s: float | None,
+    ) -> tuple[_Response, grpc.Call]:
+        budget = RetryBudget(self._timeout_s if timeout_s is None else timeout_s)
+        while True:
+            try:
+                return method.with_call(request, timeout=budget.remaining_s)
+            except grpc.RpcError as rpc_error:
+                error = error_from_rpc(rpc_error, self._target)
+                pause_s = budget.take_pause_s(error)
+                if pause_s is None:
+                    raise error from rpc_error
+            time.sleep(pause_s)
+
+    def _next(
+        self, call: grpc._CallIterator[pb.AddImagesResponse], watchdog: Watchdog
+    ) -> pb.AddImagesResponse:
+        watchdog.arm()
+        try:
+            return next(call)
+        except StopIteration:
+            raise stream_ended_early(self._target) from None
+        except grpc.RpcError as rpc_error:
+            if watchdog.expired:
+                raise no_result_in_time(self._target, watchdog.wait_s) from rpc_error
+            raise error_from_rpc(rpc_error, self._target) from rpc_error
+        finally:
+            watchdog.disarm()

@@ -1,0 +1,177 @@
+"""Protobuf messages <-> the public dataclasses: pure, and shared by both clients."""
+
+from __future__ import annotations
+
+from datetime import UTC
+
+from google.protobuf.struct_pb2 import Struct, Value
+
+from clipsearch._errors import error_from_status
+from clipsearch._models import (
+    AddedImage,
+    AddItem,
+    AddOutcome,
+    AddResult,
+    Collection,
+    Hit,
+    Image,
+    ImagePage,
+    JsonValue,
+    Limits,
+    Metadata,
+    Model,
+    QueryResult,
+    ServerInfo,
+)
+from clipsearch.v1 import image_search_pb2 as pb
+
+_OUTCOMES = {
+    pb.ADD_OUTCOME_ADDED: AddOutcome.ADDED,
+    pb.ADD_OUTCOME_UNCHANGED: AddOutcome.UNCHANGED,
+    pb.ADD_OUTCOME_REPLACED: AddOutcome.REPLACED,
+    pb.ADD_OUTCOME_DUPLICATE: AddOutcome.DUPLICATE,
+}
+
+
+def add_request(
+    *,
+    url: str | None,
+    content: bytes | None,
+    id: str,
+    uri: str,
+    metadata: Metadata | None,
+    collection: str,
+) -> pb.AddImageRequest:
+    """Raises TypeError unless exactly one of url and content is given, ValueError if the metadata
+    holds what JSON cannot."""
+    if (url is None) == (content is None):
+        raise TypeError("give either url or content")
+    request = pb.AddImageRequest(id=id, uri=uri, collection=collection)
+    if url is not None:
+        request.url = url
+    if content is not None:
+        request.content = content
+    if metadata:
+        request.metadata.update(dict(metadata))
+    return request
+
+
+def add_item_request(item: AddItem, collection: str) -> pb.AddImagesRequest:
+    """Raises as ``add_request``."""
+    return pb.AddImagesRequest(
+        item_id=item.item_id,
+        request=add_request(
+            url=item.url,
+            content=item.content,
+            id=item.id,
+            uri=item.uri,
+            metadata=item.metadata,
+            collection=collection,
+        ),
+    )
+
+
+def added_image(message: pb.AddImageResponse) -> AddedImage:
+    outcome = _OUTCOMES.get(message.outcome, AddOutcome.UNSPECIFIED)
+    return AddedImage(image=image(message.image), outcome=outcome)
+
+
+def add_result(message: pb.AddImagesResponse) -> AddResult:
+    if message.WhichOneof("result") == "error":
+        return AddResult(item_id=message.item_id, error=error_from_status(message.error))
+    return AddResult(item_id=message.item_id, added=added_image(message.response))
+
+
+def query_request(
+    text: str, *, limit: int, page_token: str, score_threshold: float | None, collection: str
+) -> pb.QueryTextRequest:
+    return pb.QueryTextRequest(
+        text=text,
+        limit=limit,
+        page_token=page_token,
+        score_threshold=score_threshold,
+        collection=collection,
+    )
+
+
+def query_result(message: pb.QueryTextResponse, timings_ms: dict[str, float]) -> QueryResult:
+    return QueryResult(
+        hits=tuple(Hit(image=image(hit.image), score=hit.score) for hit in message.hits),
+        truncated=message.text_truncated,
+        token_count=message.token_count,
+        next_page_token=message.next_page_token,
+        timings_ms=timings_ms,
+    )
+
+
+def image(message: pb.Image) -> Image:
+    return Image(
+        id=message.id,
+        url=message.url,
+        uri=message.uri,
+        metadata=_mapping(message.metadata),
+        sha256=message.sha256,
+        media_type=message.media_type,
+        width_px=message.width_px,
+        height_px=message.height_px,
+        size_bytes=message.size_bytes,
+        create_time=message.create_time.ToDatetime(UTC),
+        update_time=message.update_time.ToDatetime(UTC),
+    )
+
+
+def image_page(message: pb.ListImagesResponse) -> ImagePage:
+    return ImagePage(
+        images=tuple(image(item) for item in message.images),
+        next_page_token=message.next_page_token,
+        total_size=message.total_size,
+    )
+
+
+def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
+    model, limits = message.model, message.limits
+    return ServerInfo(
+        version=message.version,
+        model=Model(
+            id=model.id,
+            fingerprint=model.fingerprint,
+            precision=model.precision,
+            embedding_dim=model.embedding_dim,
+            image_size_px=model.image_size_px,
+            max_tokens=model.max_tokens,
+        ),
+        encoder=message.encoder,
+        index=message.index,
+        collections=tuple(
+            Collection(name=it.name, image_count=it.image_count, is_default=it.is_default)
+            for it in message.collections
+        ),
+        limits=Limits(
+            max_image_bytes=limits.max_image_bytes,
+            max_image_pixels=limits.max_image_pixels,
+            default_limit=limits.default_limit,
+            max_limit=limits.max_limit,
+            fetch_enabled=limits.fetch_enabled,
+        ),
+    )
+
+
+def _mapping(struct: Struct) -> dict[str, JsonValue]:
+    return {key: _json(value) for key, value in struct.fields.items()}
+
+
+def _json(value: Value) -> JsonValue:
+    match value.WhichOneof("kind"):
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "struct_value":
+            return _mapping(value.struct_value)
+        case "list_value":
+            return [_json(item) for item in value.list_value.values]
+        case _:
+            return None

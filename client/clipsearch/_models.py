@@ -1,0 +1,148 @@
+"""What callers give and get: frozen dataclasses, so that nobody has to touch a protobuf message."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeAlias
+
+from clipsearch._errors import SearchError
+
+JsonValue: TypeAlias = (
+    "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+)
+Metadata: TypeAlias = Mapping[str, JsonValue]
+
+
+class AddOutcome(StrEnum):
+    """What adding an image changed."""
+
+    ADDED = "added"  # the image is new
+    UNCHANGED = "unchanged"  # it was there already, with the same uri and metadata
+    REPLACED = "replaced"  # the id was there already; content, uri or metadata is new
+    DUPLICATE = "duplicate"  # the same content is stored under another id: nothing was stored
+    UNSPECIFIED = "unspecified"  # the server is newer and answers what this client does not know
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image as it is stored: everything but its pixels and its embedding."""
+
+    id: str  # a UUID in lower case with hyphens
+    url: str  # it was fetched from here; empty if it was added by content
+    uri: str  # by which the picture can be seen; empty if none was given
+    metadata: Metadata = field(hash=False)  # numbers are doubles on the way; whole ones are ints
+    sha256: str  # of the encoded image, lower-case hexadecimal
+    media_type: str  # "image/jpeg", ...
+    width_px: int  # after turning it upright by its EXIF orientation
+    height_px: int
+    size_bytes: int  # of the encoded image
+    create_time: datetime  # aware, UTC
+    update_time: datetime  # when the image, its uri or its metadata last changed; aware, UTC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedImage:
+    """An image that was added, or was there already."""
+
+    image: Image
+    outcome: AddOutcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddItem:
+    """One image of a bulk add: an ``item_id`` and either ``url`` or ``content``.
+
+    ``item_id`` comes back with the result; it is at most 256 bytes and should be unique. The other
+    fields are those of ``SearchClient.add_image``.
+    """
+
+    item_id: str
+    url: str | None = None
+    content: bytes | None = field(default=None, repr=False)
+    id: str = ""
+    uri: str = ""
+    metadata: Metadata = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddResult:
+    """What became of one image of a bulk add: ``added`` or ``error``, the other is None."""
+
+    item_id: str
+    added: AddedImage | None = None
+    error: SearchError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """An image found, with the cosine similarity of its embedding and the query's: -1 to 1."""
+
+    image: Image
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryResult:
+    """The images found, best first."""
+
+    hits: tuple[Hit, ...]
+    truncated: bool  # the text was longer than the model's token limit and was cut
+    token_count: int  # tokens embedded, the start and end tokens included
+    next_page_token: str  # empty if there are no more hits
+    timings_ms: Mapping[str, float] = field(hash=False)  # the server's stages; empty if untold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePage:
+    """Some of a collection's images, ordered by id."""
+
+    images: tuple[Image, ...]
+    next_page_token: str  # empty if there are no more images
+    total_size: int  # images in the collection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The model that embeds images and texts."""
+
+    id: str  # "openai/clip-vit-base-patch32", ...
+    fingerprint: str  # embeddings of models with different ones cannot be compared
+    precision: str  # "fp32", "fp16", "int8" or "int8-dynamic"
+    embedding_dim: int
+    image_size_px: int  # width and height to which an image is reduced before it is embedded
+    max_tokens: int  # of a text, the start and end tokens included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """A collection of images."""
+
+    name: str
+    image_count: int
+    is_default: bool  # calls that name no collection mean this one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds that the server sets its callers."""
+
+    max_image_bytes: int  # of an encoded image
+    max_image_pixels: int
+    default_limit: int  # hits, when a query sets no limit
+    max_limit: int  # hits or images on a page
+    fetch_enabled: bool  # images may be added by URL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """What the server is."""
+
+    version: str
+    model: Model
+    encoder: str  # what runs the model, with its version
+    index: str  # what stores and searches the embeddings, with its version
+    collections: tuple[Collection, ...]
+    limits: Limits

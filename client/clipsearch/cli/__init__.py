@@ -1,0 +1,1 @@
+"""The ``clipsearch`` command: the extra ``[cli]``, built on the public client only."""

@@ -1,0 +1,92 @@
+"""The command's face: its global options, its commands and what its exit codes mean."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipsearch.cli import add, images, info, query
+from clipsearch.cli.session import Server
+
+_EPILOG = """
+**Examples**
+
+    clipsearch add ~/Pictures https://example.com/cat.jpg
+
+    clipsearch query "a black cat" -n 5 --sheet cats.png
+
+    clipsearch --server search.example.com:443 --tls list --json
+
+**Exit codes**
+
+    0  everything was done
+    1  some images were refused, or there is no such image
+    2  the command line, or a value in it, is wrong
+    3  the server cannot be reached, or did not answer in time
+    4  the server refused or failed
+    130  interrupted
+"""
+
+app = typer.Typer(
+    name="clipsearch",
+    help="Find images by describing them.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"clipsearch {version('clipsearch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    server: Annotated[
+        str,
+        typer.Option(
+            envvar="CLIPSEARCH_SERVER", metavar="HOST:PORT", help="Where the server listens."
+        ),
+    ] = "localhost:50051",
+    timeout: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.001, help="How long to wait for an answer, retries included."
+        ),
+    ] = 30.0,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Encrypt, and trust the system's certificates.")
+    ] = False,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="Encrypt, and trust the root certificates in this PEM file.",
+        ),
+    ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    context.obj = Server(target=server, timeout_s=timeout, tls=tls, ca_file=ca)
+
+
+app.command()(add.add)
+app.command()(query.query)
+app.command()(images.get)
+app.command(name="list")(images.list_images)
+app.command()(images.delete)
+app.command()(info.info)

@@ -1,0 +1,83 @@
+"""From the global options to a client, and from its errors to a line and an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+import typer
+
+from clipsearch import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    NotFoundError,
+    SearchClient,
+    SearchError,
+    UnavailableError,
+)
+from clipsearch.cli.output import show_error
+
+
+class ExitCode(IntEnum):
+    """What the command's exit codes mean; ``clipsearch --help`` says the same."""
+
+    OK = 0
+    INCOMPLETE = 1  # some images were refused, or there is no such image
+    USAGE = 2  # the command line, or a value in it, is wrong
+    UNREACHABLE = 3  # no answer, or none in time
+    FAILED = 4  # the server refused or failed
+
+
+_EXIT_CODES: dict[type[SearchError], ExitCode] = {
+    InvalidRequestError: ExitCode.USAGE,
+    NotFoundError: ExitCode.INCOMPLETE,
+    UnavailableError: ExitCode.UNREACHABLE,
+    DeadlineExceededError: ExitCode.UNREACHABLE,
+    SearchError: ExitCode.FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """Where the server is and how to talk to it: the global options."""
+
+    target: str
+    timeout_s: float
+    tls: bool
+    ca_file: Path | None
+
+
+@contextmanager
+def connect(context: typer.Context) -> Iterator[SearchClient]:
+    """Yields a client of the server that the global options name.
+
+    A SearchError ends the command with one line on stderr and the exit code for it; so do
+    arguments that are no text, which no message can carry.
+    """
+    server: Server = context.obj
+    try:
+        with SearchClient(
+            server.target, timeout_s=server.timeout_s, tls=server.tls, ca_file=server.ca_file
+        ) as client:
+            yield client
+    except SearchError as error:
+        show_error(_explain(error))
+        raise typer.Exit(_exit_code(error)) from error
+    except UnicodeEncodeError as error:
+        show_error("an argument is not UTF-8")
+        raise typer.Exit(ExitCode.USAGE) from error
+
+
+def _explain(error: SearchError) -> str:
+    if isinstance(error, UnavailableError) and not error.reason:
+        return f"{error}; start a server with `clipsearch-server`, or name one with --server"
+    if isinstance(error, DeadlineExceededError):
+        return f"{error}; --timeout allows it more"
+    return str(error)
+
+
+def _exit_code(error: SearchError) -> ExitCode:
+    return next(_EXIT_CODES[kind] for kind in type(error).__mro__ if kind in _EXIT_CODES)

@@ -1,0 +1,104 @@
+"""What the user named -> the images to add."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipsearch import AddItem, Metadata
+from clipsearch.cli.output import human_bytes
+
+# By these a folder's images are told from its other files; a file named itself is always tried.
+IMAGE_SUFFIXES = frozenset({".gif", ".jpeg", ".jpg", ".png", ".webp"})
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+class UnreadableError(Exception):
+    """A source that cannot be sent; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An image to add, by ``url`` or by ``path``; ``problem`` says why there is neither."""
+
+    name: str
+    url: str | None = None
+    path: Path | None = None
+    problem: str = ""
+
+    def read(self, item_id: str, metadata: Metadata, max_bytes: int) -> AddItem:
+        """Returns the image to send: a URL, or a file's content labelled with its file:// URI.
+
+        Raises UnreadableError if there is no such file, or it has more than ``max_bytes``: gRPC
+        would end the whole stream for one message too large.
+        """
+        if self.problem:
+            raise UnreadableError(self.problem)
+        if self.path is None:
+            return AddItem(item_id=item_id, url=self.url, metadata=metadata)
+        try:
+            if (size := self.path.stat().st_size) > max_bytes:
+                raise UnreadableError(
+                    f"has {human_bytes(size)}; the server takes {human_bytes(max_bytes)}"
+                )
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise UnreadableError((error.strerror or str(error)).lower()) from error
+        uri = self.path.resolve().as_uri()
+        return AddItem(item_id=item_id, content=content, uri=uri, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The images found, and how many files in folders were passed over, being no images."""
+
+    found: tuple[Source, ...]
+    skipped: int
+
+
+def find_sources(arguments: Iterable[str]) -> Sources:
+    """Finds the images that URLs, files and folders name; folders are searched to the bottom, in
+    order of name. What cannot be found becomes a source with a problem."""
+    found: list[Source] = []
+    skipped = 0
+    for argument in arguments:
+        path, name = Path(argument), _printable(argument)
+        if _URL.match(argument):
+            found.append(Source(name, url=name))
+        elif path.is_dir():
+            for source in _walk(path):
+                if source.problem or Path(source.name).suffix.lower() in IMAGE_SUFFIXES:
+                    found.append(source)
+                else:
+                    skipped += 1
+        elif not path.exists():
+            found.append(Source(name, problem="no such file or folder"))
+        elif not path.is_file():
+            found.append(Source(name, problem="is not a file"))
+        else:
+            found.append(Source(name, path=path))
+    return Sources(tuple(found), skipped)
+
+
+def _walk(folder: Path) -> Iterator[Source]:
+    problems: list[Source] = []
+
+    def note(error: OSError) -> None:
+        reason = (error.strerror or str(error)).lower()
+        problems.append(Source(_printable(str(error.filename)), problem=reason))
+
+    for parent, folders, files in os.walk(folder, onerror=note):
+        folders.sort()
+        for file in sorted(files):
+            path = Path(parent, file)
+            yield Source(_printable(str(path)), path=path)
+    yield from problems
+
+
+def _printable(name: str) -> str:
+    """A file's name may hold bytes that are no text, which neither a terminal nor gRPC takes."""
+    return os.fsencode(name).decode(errors="backslashreplace")
