@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import builtins  # FakeIndex has a method named list
+from collections.abc import Sequence
+from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipsearch_server.errors import SourceFailed
-from clipsearch_server.ports import Embeddings, Pixels, TokenIds
+from clipsearch_server.ports import (
+    Embeddings,
+    ImagePage,
+    Pixels,
+    ScoredImage,
+    StoredImage,
+    TokenIds,
+)
 
 
 class FakeEncoder:
@@ -73,6 +84,76 @@ class FakeFetcher:
                 "the host answered 404", reason="SOURCE_HTTP_STATUS", retryable=False, status="404"
             )
         return self.bodies[url]
+
+
+class FakeIndex:
+    """Keeps images and embeddings in memory; raises ``fail_with``, if set."""
+
+    description = "fake"
+
+    def __init__(self, embedding_dim: int = 3) -> None:
+        self.fail_with: Exception | None = None
+        self._embedding_dim = embedding_dim
+        self._stored: dict[UUID, tuple[StoredImage, NDArray[np.float32]]] = {}
+
+    async def upsert(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
+        await self.health()
+        if embeddings.shape != (len(images), self._embedding_dim):
+            raise ValueError(f"embeddings of {len(images)} images are {embeddings.shape}")
+        if not np.isfinite(embeddings).all():
+            raise ValueError("an embedding is not finite")
+        self._stored |= {
+            image.id: (image, embedding)
+            for image, embedding in zip(images, embeddings, strict=True)
+        }
+
+    async def search(
+        self,
+        embedding: NDArray[np.float32],
+        *,
+        limit: int,
+        offset: int = 0,
+        score_threshold: float | None = None,
+    ) -> builtins.list[ScoredImage]:
+        await self.health()
+        if embedding.shape != (self._embedding_dim,) or not np.isfinite(embedding).all():
+            raise ValueError(f"not a finite embedding of {self._embedding_dim} dimensions")
+        hits = [
+            ScoredImage(image, float(stored @ embedding)) for image, stored in self._stored.values()
+        ]
+        if score_threshold is not None:
+            hits = [hit for hit in hits if hit.score >= score_threshold]
+        hits.sort(key=lambda hit: -hit.score)
+        return hits[offset : offset + limit]
+
+    async def get(self, ids: Sequence[UUID]) -> builtins.list[StoredImage]:
+        await self.health()
+        return [self._stored[image_id][0] for image_id in ids if image_id in self._stored]
+
+    async def find_content(self, sha256: str) -> StoredImage | None:
+        await self.health()
+        return next((image for image in self._by_id() if image.sha256 == sha256), None)
+
+    async def list(self, *, limit: int, start_id: UUID | None = None) -> ImagePage:
+        await self.health()
+        images = [image for image in self._by_id() if start_id is None or image.id >= start_id]
+        return ImagePage(images[:limit], images[limit].id if len(images) > limit else None)
+
+    async def delete(self, ids: Sequence[UUID]) -> None:
+        await self.health()
+        for image_id in ids:
+            self._stored.pop(image_id, None)
+
+    async def count(self) -> int:
+        await self.health()
+        return len(self._stored)
+
+    async def health(self) -> None:
+        if self.fail_with is not None:
+            raise self.fail_with
+
+    def _by_id(self) -> builtins.list[StoredImage]:
+        return [self._stored[image_id][0] for image_id in sorted(self._stored)]
 
 
 def _unit(vectors: np.ndarray) -> Embeddings:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from clipsearch_server.app import open_app
-from clipsearch_server.errors import StartupError
+from clipsearch_server.errors import ModelMismatch, StartupError
 from clipsearch_server.settings import Settings, load_settings, unknown_variables
 
 logger = logging.getLogger("clipsearch_server")
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in unknown_variables():
             logger.warning("environment variable %s is no setting; see --help", name)
         asyncio.run(_serve(settings))
-    except StartupError as error:
+    except (StartupError, ModelMismatch) as error:
         sys.stderr.write(f"clipsearch-server: {error.message}\n")
         return 1
     return 0

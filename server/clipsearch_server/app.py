@@ -86,6 +86,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
                 fingerprint=model.card.fingerprint,
                 embedding_dim=model.card.embedding_dim,
                 optimize_after_points=settings.index.optimize_after_points,
+                max_in_flight=settings.index.max_in_flight,
                 timeout_s=settings.index.timeout_s,
             )
         )

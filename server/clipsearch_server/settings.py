@@ -106,6 +106,9 @@ class IndexSettings(Group):
     timeout_s: float = Field(
         default=30.0, gt=0, description="seconds that one index operation may take"
     )
+    max_in_flight: int = Field(
+        default=1024, ge=1, description="index operations under way at a time; more are refused"
+    )
     optimize_after_points: int = Field(
         default=20_000,
         ge=1000,
