@@ -15,6 +15,7 @@ from statistics import median
 from time import perf_counter
 
 from clipsearch.cli.sheet import write_sheet
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -36,7 +37,7 @@ QUERIES = (
     "something to eat with soup",
     "a place to sleep",
 )
-HITS = 6
+HITS = 5
 
 console = Console(highlight=False)
 
@@ -103,10 +104,10 @@ def add_pictures(client: SearchClient) -> tuple[int, float]:
 
 def show(query: str, result: QueryResult) -> None:
     """Prints the hits of a query as a table, and writes them as a contact sheet."""
-    table = Table(title=f'"{query}"', title_justify="left", title_style="bold", min_width=50)
+    table = Table(title=f'"{query}"', title_justify="left", title_style="bold", box=SIMPLE)
     table.add_column("#", justify="right", style="dim")
     table.add_column("score", justify="right")
-    table.add_column("picture")
+    table.add_column("picture", min_width=len(query))
     for rank, hit in enumerate(result.hits, start=1):
         table.add_row(str(rank), f"{hit.score:.3f}", str(hit.image.metadata["name"]))
     console.print(table)
@@ -114,7 +115,9 @@ def show(query: str, result: QueryResult) -> None:
 
 
 def timings(results: dict[str, QueryResult], added: int, started_s: float, add_s: float) -> Table:
-    table = Table(title="timings on this machine", title_justify="left", title_style="bold")
+    table = Table(
+        title="timings on this machine", title_justify="left", title_style="bold", box=SIMPLE
+    )
     table.add_column("step")
     table.add_column("time", justify="right")
     table.add_row("start the server", f"{started_s:.1f} s")

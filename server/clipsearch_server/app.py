@@ -170,7 +170,7 @@ def _server(
         info=info,
     )
     add_ImageSearchServiceServicer_to_server(ImageSearchServicer(engine, options), server)
-    add_HealthServicer_to_server(health.servicer, server)
+    add_HealthServicer_to_server(health, server)
     health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     reflection.enable_server_reflection(
         (SERVICE_NAME, health_name, reflection.SERVICE_NAME), server

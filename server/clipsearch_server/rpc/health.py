@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-from grpc_health.v1.health import aio as grpc_health
-from grpc_health.v1.health_pb2 import HealthCheckResponse
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 from clipsearch_server.errors import DependencyFailed
-from clipsearch_server.rpc.interceptors import SERVICE_NAME
+from clipsearch_server.rpc.interceptors import SERVICE_NAME, Context
 
 logger = logging.getLogger(__name__)
 
@@ -18,17 +19,39 @@ _INTERVAL_S = 1.0
 _CHECK_TIMEOUT_S = 1.0
 
 
-class HealthReporter:
+class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships no types
     """Asks each dependency every second, and tells whoever asks grpc.health.v1.
 
     Names: ``""`` and the service's full name, which serve if all dependencies do, and the name of
-    each dependency. A change is logged once, with its reason.
+    each dependency. A change is logged once, with its reason. grpcio's own servicer would do, but
+    for its Watch, which holds up a server that is to stop.
     """
 
     def __init__(self, checks: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
-        self.servicer = grpc_health.HealthServicer()
         self._checks = checks
-        self._serving: dict[str, bool] = {}
+        self._serving = dict.fromkeys(("", SERVICE_NAME, *checks), False)
+        self._stopping = False
+        self._changed = asyncio.Condition()
+
+    async def Check(self, request: HealthCheckRequest, context: Context) -> HealthCheckResponse:
+        if request.service not in self._serving:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+        return HealthCheckResponse(status=self._status(request.service))
+
+    async def Watch(
+        self, request: HealthCheckRequest, context: Context
+    ) -> AsyncIterator[HealthCheckResponse]:
+        name = request.service
+        told: int | None = None
+
+        def news() -> bool:
+            return self._stopping or self._status(name) != told
+
+        while not (self._stopping and self._status(name) == told):
+            async with self._changed:
+                await self._changed.wait_for(news)
+            told = self._status(name)
+            yield HealthCheckResponse(status=told)
 
     async def report(self) -> None:
         """Asks and tells until cancelled."""
@@ -39,12 +62,13 @@ class HealthReporter:
     async def check(self) -> None:
         """Asks every dependency once, and tells."""
         answers = await asyncio.gather(*(self._ask(name) for name in self._checks))
-        for name in ("", SERVICE_NAME):
-            await self._tell(name, all(answers))
+        serving = dict(zip(self._checks, answers, strict=True))
+        await self._tell(serving | dict.fromkeys(("", SERVICE_NAME), all(answers)))
 
     async def stop_serving(self) -> None:
-        """Tells NOT_SERVING from now on, whatever the dependencies say."""
-        await self.servicer.enter_graceful_shutdown()
+        """Tells NOT_SERVING from now on, whatever the dependencies say, and ends every Watch."""
+        self._stopping = True
+        await self._tell({})
 
     async def _ask(self, name: str) -> bool:
         reason = ""
@@ -55,15 +79,22 @@ class HealthReporter:
             reason = error.message
         except TimeoutError:
             reason = f"no answer within {_CHECK_TIMEOUT_S} s"
-        except Exception:
+        except Exception:  # whatever it is, the dependency is not known to work
             logger.exception("health check of %s failed", name)
             reason = "the check failed"
-        if self._serving.get(name, True) != (not reason):
-            logger.warning("health dependency=%s serving=%s reason=%s", name, not reason, reason)
-        await self._tell(name, not reason)
-        return not reason
+        serving = not reason
+        if serving != self._serving[name]:
+            level = logging.INFO if serving else logging.WARNING
+            logger.log(level, "health dependency=%s serving=%s %s", name, serving, reason)
+        return serving
 
-    async def _tell(self, name: str, serving: bool) -> None:
-        self._serving[name] = serving
-        status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
-        await self.servicer.set(name, status)
+    async def _tell(self, serving: Mapping[str, bool]) -> None:
+        async with self._changed:
+            self._serving.update(serving)
+            self._changed.notify_all()
+
+    def _status(self, name: str) -> int:
+        if name not in self._serving:
+            return int(HealthCheckResponse.SERVICE_UNKNOWN)
+        serving = self._serving[name] and not self._stopping
+        return int(HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)
