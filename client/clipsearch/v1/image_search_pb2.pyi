@@ -342,7 +342,7 @@ class QueryTextResponse(_message.Message):
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     TEXT_TRUNCATED_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """The token for the next page. Empty if there are no more hits."""
+    """The token for the next page. Empty if there are no more hits, and after the first 10,000."""
     token_count: _builtins.int
     """The number of tokens that were embedded, the start and end tokens included."""
     text_truncated: _builtins.bool

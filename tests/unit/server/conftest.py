@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -88,19 +89,37 @@ def info() -> pb.GetServerInfoResponse:
     return pb.GetServerInfoResponse(version="1.2.3", encoder="fake")
 
 
-@pytest_asyncio.fixture
-async def service(
-    engine: SearchEngine, info: pb.GetServerInfoResponse
+@asynccontextmanager
+async def serving(
+    engine: SearchEngine, info: pb.GetServerInfoResponse, *, default_deadline_s: float
 ) -> AsyncIterator[ImageSearchServiceStub]:
     """A stub of a server on loopback."""
     options = ServiceOptions(
         collection="images", default_limit=2, max_in_flight_per_stream=4, info=info
     )
-    interceptor = CallInterceptor(max_in_flight=8, default_deadline_s=5)
+    interceptor = CallInterceptor(max_in_flight=8, default_deadline_s=default_deadline_s)
     server = grpc.aio.server(interceptors=[interceptor])
     add_ImageSearchServiceServicer_to_server(ImageSearchServicer(engine, options), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield ImageSearchServiceStub(channel)
-    await server.stop(0)
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield ImageSearchServiceStub(channel)
+    finally:
+        await server.stop(0)
+
+
+@pytest_asyncio.fixture
+async def service(
+    engine: SearchEngine, info: pb.GetServerInfoResponse
+) -> AsyncIterator[ImageSearchServiceStub]:
+    async with serving(engine, info, default_deadline_s=60) as stub:
+        yield stub
+
+
+@pytest_asyncio.fixture
+async def impatient_service(
+    engine: SearchEngine, info: pb.GetServerInfoResponse
+) -> AsyncIterator[ImageSearchServiceStub]:
+    async with serving(engine, info, default_deadline_s=0.1) as stub:
+        yield stub

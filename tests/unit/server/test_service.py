@@ -209,6 +209,15 @@ async def test_a_deadline_ends_the_call_and_its_work(service: Stub, encoder: Fak
     await encoder.until_waiting(0)
 
 
+async def test_a_call_without_a_deadline_gets_the_servers(
+    impatient_service: Stub, encoder: FakeEncoder
+) -> None:
+    encoder.gate.clear()
+    status = await status_of(impatient_service.QueryText(pb.QueryTextRequest(text="red")))
+    assert (status.code, reason_of(status)) == (code_pb2.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
+    await encoder.until_waiting(0)
+
+
 async def test_no_query_text_and_no_url_is_logged(
     service: Stub, fetcher: FakeFetcher, caplog: pytest.LogCaptureFixture
 ) -> None:
