@@ -29,7 +29,7 @@ from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import StartupError
 from clipsearch_server.fetch import HttpFetcher
 from clipsearch_server.image import decode_image
-from clipsearch_server.indexes.edge import EdgeIndex
+from clipsearch_server.indexes.edge.index import EdgeIndex
 from clipsearch_server.model import ModelCard, open_model_folder
 from clipsearch_server.ports import Encoder, ImageIndex
 from clipsearch_server.rpc import convert

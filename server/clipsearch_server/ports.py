@@ -111,7 +111,8 @@ class ImageIndex(Protocol):
         score_threshold: float | None = None,
     ) -> list[ScoredImage]:
         """Returns the images nearest to an embedding, best first: those at ranks offset to
-        offset + limit, without those whose score is below the threshold."""
+        offset + limit, without those whose score is below the threshold. Raises ValueError if the
+        embedding is not (d,) or not finite."""
         ...
 
     async def get(self, ids: Sequence[UUID]) -> list[StoredImage]:

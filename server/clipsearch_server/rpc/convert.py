@@ -21,7 +21,7 @@ from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch_server.engine import AddedImage, AddOutcome, NewImage, TextHits
 from clipsearch_server.errors import InvalidRequest
 from clipsearch_server.model import ModelCard
-from clipsearch_server.ports import ImagePage, StoredImage
+from clipsearch_server.ports import ImagePage, Metadata, StoredImage
 
 MAX_LIMIT = 1000
 DEFAULT_PAGE_SIZE = 100
@@ -163,7 +163,7 @@ def image(stored: StoredImage) -> pb.Image:
         size_bytes=stored.size_bytes,
     )
     if stored.metadata:
-        ParseDict(stored.metadata, message.metadata)
+        ParseDict(dict(stored.metadata), message.metadata)
     message.create_time.FromDatetime(stored.create_time)
     message.update_time.FromDatetime(stored.update_time)
     return message
@@ -180,9 +180,9 @@ def model(card: ModelCard) -> pb.Model:
     )
 
 
-def _metadata(message: Struct) -> dict[str, object]:
+def _metadata(message: Struct) -> Metadata:
     try:
-        metadata: dict[str, object] = MessageToDict(message)
+        metadata: Metadata = MessageToDict(message)
     except ValueError:
         raise InvalidRequest(
             "metadata", "holds a number that JSON cannot: NaN or infinity"

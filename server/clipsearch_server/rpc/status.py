@@ -62,7 +62,7 @@ def _code(error: Exception) -> int:
     for ancestor in type(error).__mro__:
         if ancestor in CODES:
             return CODES[ancestor]
-    return code_pb2.INTERNAL
+    return int(code_pb2.INTERNAL)
 
 
 def _details(error: errors.ClipsearchError) -> list[Message]:

@@ -1,0 +1,173 @@
+"""The server's end of an index process: starts it, asks it, stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from clipsearch_server.errors import DeadlineExceeded, IndexUnavailable, StartupError
+from clipsearch_server.indexes.edge.protocol import (
+    LENGTH_BYTES,
+    READY,
+    Request,
+    body_length,
+    frame,
+    unframe,
+)
+
+_log = logging.getLogger(__name__)
+
+_STOP_S = 10.0  # for the answers that are due and a flush; then it is killed, and loses nothing
+
+
+class EdgeProcess:
+    """One running index process, with its shard open.
+
+    Requests are pipelined: each is answered under its own id. When the process ends, unasked or
+    not, whoever still waits gets IndexUnavailable, and so does everyone after.
+    """
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._process = process
+        self._reader = reader
+        self._writer = writer
+        self._last_id = READY
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._receiver: asyncio.Task[None] | None = None
+        self.ended = asyncio.Event()
+
+    @classmethod
+    async def start(
+        cls,
+        folder: Path,
+        *,
+        lock: int,
+        create_dim: int | None = None,
+        nice: int = 0,
+    ) -> Self:
+        """Starts a process that opens the shard in a folder, or creates it for ``create_dim``
+        dimensions; returns when that is done. The process inherits the descriptor ``lock``.
+
+        Raises StartupError naming the folder or file if the shard cannot be opened, StorageFull or
+        IndexUnavailable if it cannot be created, OSError if no process can be started.
+        """
+        ours, theirs = socket.socketpair()
+        arguments = ["--channel", str(theirs.fileno()), "--folder", str(folder)]
+        arguments += [] if create_dim is None else ["--create", str(create_dim)]
+        try:
+            with theirs:
+                # A session of its own keeps a terminal's Ctrl-C from it. Started in the thread of
+                # the event loop, not in a worker: it dies with the thread that started it.
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "clipsearch_server.indexes.edge.process"),
+                    *(*arguments, "--nice", str(nice)),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), lock),
+                    start_new_session=True,
+                )
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            ours.close()  # which also ends the process, should it have started
+            raise
+        started = cls(process, reader, writer)
+        try:
+            await started._ready(folder)
+        except BaseException:
+            await started.kill()
+            raise
+        return started
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def call(self, request: Request, timeout_s: float | None = None) -> Any:
+        """Returns the answer that the request's docstring promises.
+
+        The request is sent before this first gives way to another task, so requests cross in the
+        order of their calls. Raises what the process answers with (StorageFull, IndexUnavailable,
+        ValueError), IndexUnavailable if it ends first, DeadlineExceeded.
+        """
+        if self.ended.is_set():
+            raise IndexUnavailable("the index process has stopped; it is being restarted")
+        self._last_id += 1
+        message_id = self._last_id
+        answer = self._waiting[message_id] = asyncio.get_running_loop().create_future()
+        self._writer.write(frame(message_id, request))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the index did not answer within {timeout_s:g} s") from error
+        finally:
+            del self._waiting[message_id]
+
+    async def stop(self) -> None:
+        """Lets the process answer what it was asked, flush and exit."""
+        if not self._writer.is_closing():
+            self._writer.write_eof()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_S):
+                    if code := await self._process.wait():
+                        _log.warning("the index process %d stopped with %d", self.pid, code)
+        finally:
+            await self.kill()
+
+    async def kill(self) -> None:
+        """Ends the process at once. What it acknowledged is on disk."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+        if self._receiver is not None:
+            await asyncio.wait({self._receiver})
+        self._writer.close()
+
+    async def _ready(self, folder: Path) -> None:
+        try:
+            _, error = await self._receive()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            code = await self._process.wait()
+            cause = f"died of {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+            hint = " (is the disk full?)" if code == -signal.SIGBUS else ""
+            raise StartupError(
+                f"{folder}: cannot be opened: the index process {cause}{hint}; see the lines "
+                "before this one"
+            ) from None
+        if error is not None:
+            raise error
+        self._receiver = asyncio.create_task(self._receive_answers(), name="edge-receiver")
+
+    async def _receive_answers(self) -> None:
+        try:
+            while True:
+                message_id, content = await self._receive()
+                answer = self._waiting.get(message_id)  # None: nobody waits for it any more
+                if answer is None or answer.done():
+                    continue
+                if isinstance(content, Exception):
+                    answer.set_exception(content)
+                else:
+                    answer.set_result(content)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.ended.set()
+            for answer in self._waiting.values():
+                if not answer.done():
+                    answer.set_exception(IndexUnavailable("the index process stopped"))
+
+    async def _receive(self) -> tuple[int, Any]:
+        prefix = await self._reader.readexactly(LENGTH_BYTES)
+        return unframe(await self._reader.readexactly(body_length(prefix)))

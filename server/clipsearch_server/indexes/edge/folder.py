@@ -1,0 +1,137 @@
+"""A collection's folder: what is in it, and which of its shards counts.
+
+::
+
+    <data_dir>/LOCK                          held by the server and its index processes
+    <data_dir>/collections/<name>/
+        collection.json                      the model whose embeddings it holds
+        CURRENT                              the name of the shard folder that counts
+        shard-000001/                        shard.py's; others are garbage
+
+A collection is made in a folder beside it and renamed into place, so a folder of that name that
+lacks anything is damaged, never new. CURRENT is replaced atomically, and a shard folder is removed
+only after CURRENT durably names another: a crash leaves the old shard or the new one, complete.
+
+All functions block on the disk; call them from a thread.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from clipsearch_server.errors import ModelMismatch, StartupError
+from clipsearch_server.indexes.edge.durable import replace_file, sync_folder
+
+_FORMAT_VERSION = 1
+_CARD = "collection.json"
+_CURRENT = "CURRENT"
+_SHARD = "shard-{:06d}"
+_STAGING = ".{}.new"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionCard:
+    """What a collection is made of."""
+
+    format_version: int = _FORMAT_VERSION
+    model_id: str
+    fingerprint: str
+    embedding_dim: int
+    created_by: str  # the server's version
+
+
+class CollectionFolder:
+    """The folder of one collection."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._staging = path.with_name(_STAGING.format(path.name))
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def stage(self, card: CollectionCard) -> Path:
+        """Prepares a new collection aside; returns where its first shard is to be created."""
+        shutil.rmtree(self._staging, ignore_errors=True)  # of a server that died here
+        self._staging.mkdir(parents=True)
+        replace_file(self._staging / _CARD, json.dumps(asdict(card), indent=2) + "\n")
+        replace_file(self._staging / _CURRENT, _SHARD.format(1) + "\n")
+        return self._staging / _SHARD.format(1)
+
+    def commit(self) -> None:
+        """Puts the staged collection into place."""
+        sync_folder(self._staging)
+        self._staging.rename(self.path)
+        sync_folder(self.path.parent)
+
+    def check(self, card: CollectionCard) -> None:
+        """Raises ModelMismatch if another model filled the collection, StartupError if its card
+        cannot be read."""
+        stored = self._read_card()
+        if (stored.fingerprint, stored.embedding_dim) != (card.fingerprint, card.embedding_dim):
+            raise ModelMismatch(
+                f"{self.path}: was filled by the model {stored.model_id} (fingerprint "
+                f"{stored.fingerprint}, {stored.embedding_dim} dimensions), and this server runs "
+                f"{card.model_id} (fingerprint {card.fingerprint}, {card.embedding_dim} "
+                "dimensions); start it with that model, another collection or another data_dir",
+                collection_fingerprint=stored.fingerprint,
+                model_fingerprint=card.fingerprint,
+            )
+
+    def current(self) -> Path:
+        """Returns the shard folder that counts. Raises StartupError if there is none."""
+        file = self.path / _CURRENT
+        name = _read(file).strip()
+        folder = self.path / name
+        if name not in {shard.name for shard in self._shards()}:
+            raise StartupError(f"{file}: names {name!r}, which is no folder beside it; {_WAY_OUT}")
+        return folder
+
+    def unused(self) -> Path:
+        """Returns where a shard can be created."""
+        numbers = [int(shard.name.rpartition("-")[2]) for shard in self._shards()]
+        return self.path / _SHARD.format(max(numbers, default=0) + 1)
+
+    def switch_to(self, shard: Path) -> None:
+        """Makes a complete shard the one that counts."""
+        sync_folder(self.path)  # the shard's own name, before CURRENT says it
+        replace_file(self.path / _CURRENT, shard.name + "\n")
+
+    def remove(self, shard: Path) -> None:
+        """Removes a shard unless it is the current one."""
+        if shard != self.current():
+            shutil.rmtree(shard, ignore_errors=True)
+
+    def remove_garbage(self) -> None:
+        """Removes every shard but the current one: left by a crash. No process may have one."""
+        for shard in self._shards():
+            self.remove(shard)
+
+    def _shards(self) -> list[Path]:
+        return [path for path in self.path.glob("shard-[0-9]*") if path.is_dir()]
+
+    def _read_card(self) -> CollectionCard:
+        file = self.path / _CARD
+        try:
+            values = json.loads(_read(file))
+            if values["format_version"] != _FORMAT_VERSION:
+                raise StartupError(
+                    f"{file}: has format {values['format_version']}, and this server reads "
+                    f"{_FORMAT_VERSION}; start the server that made it, or use another data_dir"
+                )
+            return CollectionCard(**values)
+        except (ValueError, TypeError, KeyError) as error:
+            raise StartupError(f"{file}: cannot be understood ({error}); {_WAY_OUT}") from error
+
+
+_WAY_OUT = "put back a copy, or move the collection's folder away to start anew"
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StartupError(f"{file}: {error.strerror}; {_WAY_OUT}") from error

@@ -1,0 +1,230 @@
+"""The embedded index: Qdrant Edge in a process of its own, on a folder of ours.
+
+docs/decisions/0001-edge-in-its-own-process.md says why; the modules beside this one are its parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsearch_server.errors import (
+    DeadlineExceeded,
+    IndexUnavailable,
+    Overloaded,
+    StartupError,
+    StorageFull,
+)
+from clipsearch_server.indexes.edge.client import EdgeProcess
+from clipsearch_server.indexes.edge.folder import CollectionCard, CollectionFolder
+from clipsearch_server.indexes.edge.live import LiveShard
+from clipsearch_server.indexes.edge.lock import DataDirLock
+from clipsearch_server.indexes.edge.protocol import (
+    MAX_POINTS,
+    Count,
+    Delete,
+    FindContent,
+    Get,
+    GetStats,
+    Points,
+    Scroll,
+    Search,
+    Upsert,
+)
+from clipsearch_server.indexes.points import from_payload, to_payload
+from clipsearch_server.ports import Embeddings, ImagePage, ScoredImage, StoredImage
+
+_CREATED_BY = f"clipsearch-server {version('clipsearch-server')}"
+_DESCRIPTION = f"qdrant-edge {version('qdrant-edge-py')}"
+
+
+class EdgeIndex:
+    """Implements ImageIndex on ``<data_dir>/collections/<collection>``, which it creates if there
+    is none.
+
+    A search goes through the points one by one until ``optimize_after_points`` are new, and a fifth
+    of all; then a search graph is built aside, and nothing stops meanwhile (rebuild.py).
+    Besides what the port says, calls raise Overloaded if ``max_in_flight`` are under way.
+
+    Entering raises StartupError if another server has the folder or something in it is damaged,
+    ModelMismatch if another model filled the collection.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        collection: str,
+        model_id: str,
+        fingerprint: str,
+        embedding_dim: int,
+        optimize_after_points: int,
+        max_in_flight: int,
+        timeout_s: float,
+    ) -> None:
+        self._lock = DataDirLock(data_dir)
+        self._folder = CollectionFolder(data_dir / "collections" / collection)
+        self._card = CollectionCard(
+            model_id=model_id,
+            fingerprint=fingerprint,
+            embedding_dim=embedding_dim,
+            created_by=_CREATED_BY,
+        )
+        self._optimize_after_points = optimize_after_points
+        self._max_in_flight = max_in_flight
+        self._timeout_s = timeout_s
+        self._shard: LiveShard
+        self._stack = AsyncExitStack()
+        self._in_flight = 0
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._closing = False
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await asyncio.to_thread(self._lock.__enter__)
+            stack.push(self._lock)
+            try:
+                await self._open_folder()
+                self._shard = await stack.enter_async_context(
+                    LiveShard(
+                        self._folder,
+                        lock=self._lock.descriptor,
+                        embedding_dim=self._card.embedding_dim,
+                        optimize_after_points=self._optimize_after_points,
+                        timeout_s=self._timeout_s,
+                    )
+                )
+            except (OSError, IndexUnavailable, StorageFull) as error:
+                raise StartupError(f"{self._folder.path}: {error}") from error
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Refuses new calls, waits for those under way (each has its time limit), stops."""
+        self._closing = True
+        try:
+            await self._drained.wait()
+        finally:
+            await self._stack.aclose()
+
+    @property
+    def description(self) -> str:
+        return _DESCRIPTION
+
+    async def upsert(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
+        if embeddings.shape != (len(images), self._card.embedding_dim):
+            raise ValueError(
+                f"embeddings of {len(images)} images are {embeddings.shape}, "
+                f"not ({len(images)}, {self._card.embedding_dim})"
+            )
+        if not np.isfinite(embeddings).all():
+            raise ValueError("an embedding is not finite")
+        with self._admitted():
+            for start in range(0, len(images), MAX_POINTS):
+                some = images[start : start + MAX_POINTS]
+                ids = [image.id for image in some]
+                vectors = np.asarray(embeddings[start : start + MAX_POINTS], dtype=np.float32)
+                payloads = [to_payload(image) for image in some]
+                await self._shard.write(ids, Upsert(Points(ids, vectors, payloads)))
+                self._shard.note_added(len(some))
+
+    async def search(
+        self,
+        embedding: NDArray[np.float32],
+        *,
+        limit: int,
+        offset: int = 0,
+        score_threshold: float | None = None,
+    ) -> list[ScoredImage]:
+        vector = np.asarray(embedding, dtype=np.float32)
+        if vector.shape != (self._card.embedding_dim,) or not np.isfinite(vector).all():
+            raise ValueError(f"not a finite embedding of {self._card.embedding_dim} dimensions")
+        with self._admitted():
+            hits = await self._shard.read(Search(vector, limit, offset, score_threshold))
+        return [
+            ScoredImage(from_payload(image_id, payload), score) for image_id, score, payload in hits
+        ]
+
+    async def get(self, ids: Sequence[UUID]) -> list[StoredImage]:
+        with self._admitted():
+            found = dict(await self._shard.read(Get(ids)))
+        return [from_payload(image_id, found[image_id]) for image_id in ids if image_id in found]
+
+    async def find_content(self, sha256: str) -> StoredImage | None:
+        with self._admitted():
+            found = await self._shard.read(FindContent(sha256))
+        return from_payload(*found[0]) if found else None
+
+    async def list(self, *, limit: int, start_id: UUID | None = None) -> ImagePage:
+        with self._admitted():
+            entries, next_id = await self._shard.read(Scroll(limit, start_id))
+        return ImagePage([from_payload(*entry) for entry in entries], next_id)
+
+    async def delete(self, ids: Sequence[UUID]) -> None:
+        with self._admitted():
+            for start in range(0, len(ids), MAX_POINTS):
+                some = ids[start : start + MAX_POINTS]
+                await self._shard.write(some, Delete(some))
+
+    async def count(self) -> int:
+        with self._admitted():
+            count: int = await self._shard.read(Count())
+        return count
+
+    async def health(self) -> None:
+        if self._closing:
+            raise IndexUnavailable("the index is closed")
+        try:
+            await self._shard.read(GetStats())
+        except DeadlineExceeded as error:
+            raise IndexUnavailable(error.message) from error
+
+    async def optimize(self) -> None:
+        """Builds the search graph over everything stored so far; calls are answered meanwhile.
+
+        Raises StorageFull if there is no room for it, IndexUnavailable if a process died; the index
+        then is as it was.
+        """
+        await self._shard.optimize()
+
+    async def _open_folder(self) -> None:
+        if not await asyncio.to_thread(self._folder.exists):
+            await self._create_folder()
+        await asyncio.to_thread(self._folder.check, self._card)
+
+    async def _create_folder(self) -> None:
+        shard = await asyncio.to_thread(self._folder.stage, self._card)
+        dim, lock = self._card.embedding_dim, self._lock.descriptor
+        process = await EdgeProcess.start(shard, lock=lock, create_dim=dim)
+        await process.stop()
+        await asyncio.to_thread(self._folder.commit)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        if self._closing:
+            raise IndexUnavailable("the index is closed")
+        if self._in_flight >= self._max_in_flight:
+            raise Overloaded("too many calls are waiting for the index")
+        self._in_flight += 1
+        self._drained.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._drained.set()

@@ -1,0 +1,170 @@
+"""The shard that answers: keeps its process running, and has its search graph built."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from clipsearch_server.errors import ClipsearchError, IndexUnavailable
+from clipsearch_server.indexes.edge.changes import Changes
+from clipsearch_server.indexes.edge.client import EdgeProcess
+from clipsearch_server.indexes.edge.folder import CollectionFolder
+from clipsearch_server.indexes.edge.protocol import GetStats, Ordered, Read, Stats
+from clipsearch_server.indexes.edge.rebuild import rebuild
+
+_log = logging.getLogger(__name__)
+
+# Between an index process's death and its next start; doubled after each start that fails.
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
+
+# Building the graph takes time in proportion to all points. Waiting until a fifth of them are new
+# bounds the cost per added point, while a search still reaches most points through the graph.
+_NEW_FRACTION = 5
+
+
+class LiveShard:
+    """The current shard of a collection's folder, in whichever process has it.
+
+    Entering raises StartupError if the shard cannot be opened. Once open, a process that dies is
+    started again; until then calls raise IndexUnavailable.
+    """
+
+    def __init__(
+        self,
+        folder: CollectionFolder,
+        *,
+        lock: int,  # descriptor that every process inherits
+        embedding_dim: int,
+        optimize_after_points: int,
+        timeout_s: float,
+    ) -> None:
+        self._folder = folder
+        self._lock = lock
+        self._embedding_dim = embedding_dim
+        self._optimize_after_points = optimize_after_points
+        self._timeout_s = timeout_s
+        self._process: EdgeProcess
+        self._changes = Changes()
+        self._keeper: asyncio.Task[None]
+        self._optimizing: asyncio.Task[None] | None = None
+        self._points_until_check = 0  # so many upserts may come before optimising can be due
+
+    async def __aenter__(self) -> Self:
+        self._process = await self._start()
+        try:
+            await asyncio.to_thread(self._folder.remove_garbage)
+        except BaseException:
+            await self._process.kill()
+            raise
+        self.note_added(0)
+        self._keeper = asyncio.create_task(self._keep_running(), name="edge-keeper")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Callers have had their answers. Stops the processes."""
+        await _cancel(self._keeper)
+        await _cancel(self._optimizing)
+        await self._process.stop()
+
+    async def read(self, request: Read) -> Any:
+        """Returns the request's answer. Raises what EdgeProcess.call raises."""
+        return await self._process.call(request, self._timeout_s)
+
+    async def write(self, ids: Sequence[UUID], request: Ordered) -> None:
+        """Carries out a request that writes these ids. Raises what EdgeProcess.call raises."""
+        await self._changes.admit(ids)
+        await self._process.call(request, self._timeout_s)
+
+    def note_added(self, count: int) -> None:
+        """Tells that points were upserted; has the graph built if enough are new."""
+        self._points_until_check -= count
+        if self._points_until_check <= 0 and self._optimizing is None:
+            self._begin(self._optimize_if_due())
+
+    async def optimize(self) -> None:
+        """Builds the search graph over everything stored so far.
+
+        Raises StorageFull if there is no room for it, IndexUnavailable if a process died.
+        """
+        while self._optimizing is not None:
+            await asyncio.wait({self._optimizing})
+        task = self._begin(self._optimize())
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise IndexUnavailable("the index process died, and the search graph was not built")
+        task.result()
+
+    async def _optimize_if_due(self) -> None:
+        stats: Stats = await self._process.call(GetStats(), self._timeout_s)
+        new = stats.points - stats.indexed
+        enough = max(self._optimize_after_points, stats.indexed // _NEW_FRACTION)
+        if new >= enough:
+            await self._optimize()
+        else:
+            self._points_until_check = enough - new
+
+    async def _optimize(self) -> None:
+        self._points_until_check = self._optimize_after_points  # also if it fails
+        await rebuild(
+            self._process,
+            self._folder,
+            self._changes,
+            embedding_dim=self._embedding_dim,
+            lock=self._lock,
+            switch=self._switch,
+        )
+
+    def _begin(self, optimizing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self._optimizing = asyncio.create_task(optimizing, name="edge-optimize")
+        self._optimizing.add_done_callback(self._ended)
+        return self._optimizing
+
+    def _switch(self, successor: EdgeProcess) -> None:
+        self._process = successor
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._optimizing = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("the search graph was not built, searches stay as slow: %s", error)
+
+    async def _keep_running(self) -> None:
+        while True:
+            process = self._process
+            await process.ended.wait()
+            if process is not self._process:
+                continue  # it was replaced, and has retired
+            _log.error("the index process %d died; starting it again", process.pid)
+            await _cancel(self._optimizing)
+            await process.kill()
+            self._process = await self._restart()
+            _log.info("the index process is back")
+
+    async def _restart(self) -> EdgeProcess:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            await asyncio.sleep(pause_s)
+            try:
+                return await self._start()
+            except (ClipsearchError, OSError) as error:
+                _log.error("the index process does not start: %s", error)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _start(self) -> EdgeProcess:
+        shard = await asyncio.to_thread(self._folder.current)
+        return await EdgeProcess.start(shard, lock=self._lock)
+
+
+async def _cancel(task: asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.wait({task})

@@ -1,0 +1,152 @@
+"""What the server and its index processes say to each other, and how it crosses the channel.
+
+The channel is an anonymous socket pair between a process and the child that it started from the
+same installation. Nobody else can reach it, so messages are pickled: that keeps embeddings as raw
+float32 bytes and payloads as they are. A frame is its length (4 bytes, big endian) and its pickle.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from clipsearch_server.indexes.points import Payload
+from clipsearch_server.ports import Embeddings
+
+# A message carries at most so many points. A write, or a page of a copy, is what a query may have
+# to wait for: 32 points of 512 dimensions take Edge 2 to 4 ms. Larger batches store no faster,
+# because turning Python values into points is most of the cost.
+MAX_POINTS = 32
+
+READY = 0  # the id of the reply that a process sends unasked, once its shard is open
+
+_LENGTH = struct.Struct(">I")
+LENGTH_BYTES = _LENGTH.size
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Points with everything: what is written, and what is copied between shards."""
+
+    ids: Sequence[UUID]
+    vectors: Embeddings  # (len(ids), d)
+    payloads: Sequence[Payload]
+
+
+# Requests that read, each answered as soon as possible. ----------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """-> list of (id, score, payload), best first."""
+
+    vector: Embeddings  # (d,)
+    limit: int
+    offset: int
+    score_threshold: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """-> list of (id, payload), in no order; unknown ids are left out."""
+
+    ids: Sequence[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class FindContent:
+    """-> list of at most one (id, payload): the lowest id of this content."""
+
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scroll:
+    """-> (list of (id, payload) ordered by id, the id after them or None)."""
+
+    limit: int
+    start_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """-> number of points, exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class GetStats:
+    """-> Stats. Costs nothing, so it also asks whether the process is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """How much of a shard a query has to go through one by one."""
+
+    points: int
+    indexed: int  # of them, reached through the search graph
+
+
+# Requests answered in the order of their arrival. -----------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """-> None, once the points are in the write-ahead log."""
+
+    points: Points  # at most MAX_POINTS
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """-> None, once the deletion is in the write-ahead log."""
+
+    ids: Sequence[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPage:
+    """-> (Points ordered by id, the id after them or None)."""
+
+    limit: int
+    start_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class CopyIds:
+    """-> Points; ids that are not stored are left out."""
+
+    ids: Sequence[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class Optimize:
+    """-> None, once the search graph is built and on disk. Takes minutes and answers nothing
+    else meanwhile."""
+
+
+OtherRead: TypeAlias = Get | FindContent | Scroll | Count | GetStats
+Read: TypeAlias = Search | OtherRead
+Ordered: TypeAlias = Upsert | Delete | CopyPage | CopyIds | Optimize
+Request: TypeAlias = Read | Ordered
+
+
+def frame(message_id: int, content: object) -> bytes:
+    """Returns a request, or the reply of that id: a value, or the exception that it failed with."""
+    body = pickle.dumps((message_id, content), protocol=5)
+    return _LENGTH.pack(len(body)) + body
+
+
+def body_length(prefix: bytes | bytearray) -> int:
+    """Reads the first LENGTH_BYTES of a frame."""
+    length: int = _LENGTH.unpack_from(prefix)[0]
+    return length
+
+
+def unframe(body: bytes | bytearray | memoryview) -> tuple[int, Any]:
+    """Returns the id and the content of a frame without its length."""
+    message: tuple[int, Any] = pickle.loads(body)
+    return message

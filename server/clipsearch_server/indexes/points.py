@@ -1,0 +1,54 @@
+"""A stored image as a Qdrant point: its id, and a payload of JSON values.
+
+The payload keeps the names of StoredImage, so that a filter on ``metadata.colour`` or
+``create_time`` reads as one would expect; times are RFC 3339, which Qdrant's datetime index takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from clipsearch_server.ports import StoredImage
+
+Payload: TypeAlias = dict[str, Any]
+
+CONTENT_KEY = "sha256"  # looked up on every add, so every shard has an index on it
+
+
+def to_payload(image: StoredImage) -> Payload:
+    """Returns everything of an image but its id, as JSON values."""
+    return {
+        "url": image.url,
+        "uri": image.uri,
+        "metadata": dict(image.metadata),
+        CONTENT_KEY: image.sha256,
+        "media_type": image.media_type,
+        "width_px": image.width_px,
+        "height_px": image.height_px,
+        "size_bytes": image.size_bytes,
+        "create_time": image.create_time.isoformat(timespec="microseconds"),
+        "update_time": image.update_time.isoformat(timespec="microseconds"),
+    }
+
+
+def from_payload(image_id: UUID, payload: Mapping[str, Any]) -> StoredImage:
+    """Returns the image that ``to_payload`` made the payload of.
+
+    Raises KeyError, TypeError or ValueError if it made no such payload.
+    """
+    return StoredImage(
+        id=image_id,
+        url=payload["url"],
+        uri=payload["uri"],
+        metadata=payload["metadata"],
+        sha256=payload[CONTENT_KEY],
+        media_type=payload["media_type"],
+        width_px=payload["width_px"],
+        height_px=payload["height_px"],
+        size_bytes=payload["size_bytes"],
+        create_time=datetime.fromisoformat(payload["create_time"]),
+        update_time=datetime.fromisoformat(payload["update_time"]),
+    )

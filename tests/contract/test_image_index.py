@@ -1,0 +1,267 @@
+"""What every ImageIndex promises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from clipsearch_server.indexes.edge.index import EdgeIndex
+from clipsearch_server.ports import Embeddings, ImageIndex, StoredImage
+from fakes import FakeIndex
+
+DIM = 16
+BORN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+SCORE_TOLERANCE = 1e-5  # float32, summed in whatever order
+
+
+# One index for all tests, emptied before each: to start Edge takes longer than to use it.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["edge", "fake"])
+async def opened(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ImageIndex]:
+    if request.param == "fake":
+        yield FakeIndex(DIM)
+        return
+    async with EdgeIndex(
+        tmp_path_factory.mktemp("data"),
+        collection="images",
+        model_id="test",
+        fingerprint="0" * 64,
+        embedding_dim=DIM,
+        optimize_after_points=1_000_000,
+        max_in_flight=1000,
+        timeout_s=30,
+    ) as index:
+        yield index
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def index(opened: ImageIndex) -> ImageIndex:
+    await opened.delete([image.id for image in (await opened.list(limit=1000)).images])
+    return opened
+
+
+def an_image(number: int, **changes: Any) -> StoredImage:
+    values: dict[str, Any] = {
+        "id": UUID(int=number),
+        "url": f"https://example.org/{number}",
+        "uri": f"picture {number}",
+        "metadata": {},
+        "sha256": f"{number:064x}",
+        "media_type": "image/png",
+        "width_px": 640,
+        "height_px": 480,
+        "size_bytes": 12_345,
+        "create_time": BORN,
+        "update_time": BORN + timedelta(microseconds=number % 1000),
+    }
+    return StoredImage(**(values | changes))
+
+
+def embeddings(n: int, seed: int = 0) -> Embeddings:
+    vectors = np.random.default_rng(seed).standard_normal((n, DIM)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+async def test_an_image_comes_back_as_it_was(index: ImageIndex) -> None:
+    image = an_image(
+        2**128 - 1,
+        url="",
+        uri="Ελληνικά \u0000 \U0001f600",
+        size_bytes=2**40,
+        metadata={
+            "": None,
+            "a.b": True,
+            "number": 1.5,
+            "whole": 3.0,
+            "huge": 1e300,
+            "tiny": 5e-324,
+            "nested": {"list": [1.0, "two", [], {}, None, False]},
+        },
+    )
+    await index.upsert([image], embeddings(1))
+    assert await index.get([image.id]) == [image]
+    assert await index.find_content(image.sha256) == image
+    assert (await index.list(limit=1)).images == [image]
+    assert [hit.image for hit in await index.search(embeddings(1)[0], limit=1)] == [image]
+
+
+async def test_metadata_keeps_its_types(index: ImageIndex) -> None:
+    await index.upsert([an_image(1, metadata={"whole": 3.0, "bool": True})], embeddings(1))
+    (image,) = await index.get([UUID(int=1)])
+    assert isinstance(image.metadata["whole"], float)
+    assert image.metadata["bool"] is True
+
+
+async def test_upsert_replaces_an_image_and_its_embedding(index: ImageIndex) -> None:
+    old, new = embeddings(2)
+    await index.upsert([an_image(1)], old[None])
+    await index.upsert([an_image(1, uri="new")], new[None])
+    assert [image.uri for image in await index.get([UUID(int=1)])] == ["new"]
+    (hit,) = await index.search(new, limit=10)
+    assert hit.score == pytest.approx(1, abs=SCORE_TOLERANCE)
+    assert await index.count() == 1
+
+
+async def test_the_last_of_one_id_wins(index: ImageIndex) -> None:
+    first, last = embeddings(2)
+    images = [an_image(1, uri="first"), an_image(1, uri="last")]
+    await index.upsert(images, np.stack([first, last]))
+    (hit,) = await index.search(last, limit=10)
+    assert hit.image.uri == "last"
+    assert hit.score == pytest.approx(1, abs=SCORE_TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.zeros((2, DIM), np.float32),
+        np.zeros((1, DIM - 1), np.float32),
+        np.zeros(DIM, np.float32),
+        np.full((1, DIM), np.nan, np.float32),
+        np.full((1, DIM), np.inf, np.float32),
+    ],
+    ids=["rows", "dimensions", "axes", "nan", "inf"],
+)
+async def test_upsert_refuses_what_is_no_embedding(index: ImageIndex, bad: Embeddings) -> None:
+    with pytest.raises(ValueError, match="embedding"):
+        await index.upsert([an_image(1)], bad)
+    assert await index.count() == 0
+
+
+async def test_upsert_takes_any_number(index: ImageIndex) -> None:
+    await index.upsert([], np.empty((0, DIM), np.float32))
+    await index.upsert([an_image(n) for n in range(300)], embeddings(300))
+    assert await index.count() == 300
+
+
+async def test_search_returns_the_nearest_best_first(index: ImageIndex) -> None:
+    vectors = embeddings(200)
+    await index.upsert([an_image(n) for n in range(200)], vectors)
+    query = embeddings(1, seed=1)[0]
+    cosines = vectors @ query
+    expected = np.argsort(-cosines)
+    hits = await index.search(query, limit=10)
+    assert [hit.image.id.int for hit in hits] == expected[:10].tolist()
+    assert [hit.score for hit in hits] == pytest.approx(
+        cosines[expected[:10]].tolist(), abs=SCORE_TOLERANCE
+    )
+    page = await index.search(query, limit=5, offset=7)
+    assert [hit.image.id.int for hit in page] == expected[7:12].tolist()
+    assert len(await index.search(query, limit=1000)) == 200
+    assert await index.search(query, limit=5, offset=200) == []
+
+
+async def test_search_leaves_out_what_is_below_the_threshold(index: ImageIndex) -> None:
+    vectors = embeddings(200)
+    await index.upsert([an_image(n) for n in range(200)], vectors)
+    query = vectors[0]
+    hits = await index.search(query, limit=1000, score_threshold=0.2)
+    assert len(hits) == np.count_nonzero(vectors @ query >= 0.2)
+    assert await index.search(-query, limit=10, score_threshold=0.99) == []
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros(DIM - 1, np.float32), np.full(DIM, np.nan, np.float32)], ids=["dim", "nan"]
+)
+async def test_search_refuses_what_is_no_embedding(index: ImageIndex, bad: Embeddings) -> None:
+    with pytest.raises(ValueError, match="embedding"):
+        await index.search(bad, limit=1)
+
+
+async def test_an_empty_index_answers(index: ImageIndex) -> None:
+    assert await index.search(embeddings(1)[0], limit=10) == []
+    assert await index.get([UUID(int=1)]) == []
+    assert await index.get([]) == []
+    assert await index.find_content("0" * 64) is None
+    page = await index.list(limit=10)
+    assert (list(page.images), page.next_id) == ([], None)
+    assert await index.count() == 0
+    await index.delete([UUID(int=1)])
+    await index.health()
+    assert index.description
+
+
+async def test_get_keeps_the_order_asked_for(index: ImageIndex) -> None:
+    await index.upsert([an_image(n) for n in range(50)], embeddings(50))
+    ids = [UUID(int=n) for n in (31, 4, 99, 15, 9, 26)]
+    assert [image.id.int for image in await index.get(ids)] == [31, 4, 15, 9, 26]
+
+
+async def test_find_content_returns_the_lowest_id(index: ImageIndex) -> None:
+    same = {"sha256": "a" * 64}
+    images = [an_image(7, **same), an_image(3, **same), an_image(5, **same), an_image(1)]
+    await index.upsert(images, embeddings(4))
+    assert await index.find_content("a" * 64) == images[1]
+    await index.delete([UUID(int=3)])
+    assert await index.find_content("a" * 64) == images[2]
+
+
+async def test_find_content_follows_a_replacement(index: ImageIndex) -> None:
+    await index.upsert([an_image(1, sha256="a" * 64)], embeddings(1))
+    await index.upsert([an_image(1, sha256="b" * 64)], embeddings(1))
+    assert await index.find_content("a" * 64) is None
+    assert (await index.get([UUID(int=1)]))[0].sha256 == "b" * 64
+
+
+async def test_list_pages_by_id(index: ImageIndex) -> None:
+    numbers = [5, 900, 3, 2**127, 77, 12, 40]
+    await index.upsert([an_image(n) for n in numbers], embeddings(7))
+    listed: list[int] = []
+    start_id: UUID | None = None
+    sizes = []
+    while True:
+        page = await index.list(limit=3, start_id=start_id)
+        listed += [image.id.int for image in page.images]
+        sizes.append(len(page.images))
+        start_id = page.next_id
+        if start_id is None:
+            break
+    assert listed == sorted(numbers)
+    assert sizes == [3, 3, 1]
+
+
+async def test_list_starts_at_an_id_that_need_not_exist(index: ImageIndex) -> None:
+    await index.upsert([an_image(n) for n in (10, 20, 30)], embeddings(3))
+    page = await index.list(limit=10, start_id=UUID(int=11))
+    assert [image.id.int for image in page.images] == [20, 30]
+    page = await index.list(limit=1, start_id=UUID(int=20))
+    assert ([image.id.int for image in page.images], page.next_id) == ([20], UUID(int=30))
+
+
+async def test_a_deleted_image_is_gone_from_everywhere(index: ImageIndex) -> None:
+    vectors = embeddings(100)
+    await index.upsert([an_image(n) for n in range(100)], vectors)
+    await index.delete([UUID(int=n) for n in range(0, 90)])
+    assert await index.count() == 10
+    assert await index.get([UUID(int=3)]) == []
+    assert await index.find_content(f"{3:064x}") is None
+    assert [image.id.int for image in (await index.list(limit=100)).images] == [*range(90, 100)]
+    hits = await index.search(vectors[3], limit=100)
+    assert {hit.image.id.int for hit in hits} == {*range(90, 100)}
+
+
+async def test_an_image_is_found_as_soon_as_it_is_stored(index: ImageIndex) -> None:
+    vectors = embeddings(64)
+
+    async def add_and_look(number: int) -> None:
+        await index.upsert([an_image(number)], vectors[number : number + 1])
+        (image,) = await index.get([UUID(int=number)])
+        (hit,) = await index.search(vectors[number], limit=1)
+        assert image.id.int == hit.image.id.int == number
+        if number % 2:
+            await index.delete([image.id])
+            assert await index.get([image.id]) == []
+
+    await asyncio.gather(*(add_and_look(number) for number in range(64)))
+    assert await index.count() == 32

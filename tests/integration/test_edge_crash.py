@@ -1,0 +1,333 @@
+"""The embedded index when a process of it is killed, stopped or has no disk left."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+import edge_driver
+from clipsearch_server.errors import (
+    DeadlineExceeded,
+    IndexUnavailable,
+    Overloaded,
+    StartupError,
+    StorageFull,
+)
+from clipsearch_server.indexes.edge.index import EdgeIndex
+from clipsearch_server.ports import StoredImage
+from edge_driver import DIM, WORKERS, embedding, image, open_index, state_after
+
+MAX_REOPEN_S = 5.0
+
+
+def an_index(
+    data_dir: Path,
+    *,
+    optimize_after_points: int = 1_000_000,
+    timeout_s: float = 30,
+    max_in_flight: int = 100,
+) -> EdgeIndex:
+    return EdgeIndex(
+        data_dir,
+        collection="images",
+        model_id="test",
+        fingerprint="0" * 64,
+        embedding_dim=DIM,
+        optimize_after_points=optimize_after_points,
+        max_in_flight=max_in_flight,
+        timeout_s=timeout_s,
+    )
+
+
+def shards(data_dir: Path) -> list[str]:
+    return sorted(path.name for path in (data_dir / "collections" / "images").glob("shard-*"))
+
+
+def index_pids() -> list[int]:
+    """The index processes of this process, oldest first."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    return sorted(
+        int(pid) for pid in children if b"edge.process" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what another process does, and so can only be looked for."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def until_healthy(index: EdgeIndex) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await index.health()
+            except IndexUnavailable:
+                await asyncio.sleep(0.01)
+
+
+async def store(index: EdgeIndex, n: int) -> None:
+    images = [image(worker, 0) for worker in range(n)]
+    await index.upsert(images, np.concatenate([embedding(worker, 0) for worker in range(n)]))
+
+
+# What the server does when its index process goes -------------------------------------------------
+
+
+async def test_a_killed_index_process_is_replaced_and_has_lost_nothing(tmp_path: Path) -> None:
+    async with an_index(tmp_path) as index:
+        await store(index, 100)
+        (pid,) = index_pids()
+        os.kill(pid, signal.SIGSTOP)
+        calls = [asyncio.create_task(index.count()) for _ in range(5)]
+        await asyncio.sleep(0)  # they are on their way
+        os.kill(pid, signal.SIGKILL)
+        for call in calls:
+            with pytest.raises(IndexUnavailable):
+                await call
+        with pytest.raises(IndexUnavailable):
+            await index.health()
+        await until_healthy(index)
+        assert await index.count() == 100
+        await store(index, 101)
+        assert await index.count() == 101
+
+
+async def test_a_silent_index_process_is_a_deadline_and_not_healthy(tmp_path: Path) -> None:
+    async with an_index(tmp_path, timeout_s=0.3) as index:
+        (pid,) = index_pids()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(DeadlineExceeded):
+                await index.count()
+            with pytest.raises(IndexUnavailable):
+                await index.health()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await until_healthy(index)
+
+
+async def test_signals_to_the_group_leave_the_index_process_alone(tmp_path: Path) -> None:
+    async with an_index(tmp_path) as index:
+        (pid,) = index_pids()
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
+        await store(index, 3)
+        assert await index.count() == 3
+        assert index_pids() == [pid]
+    assert index_pids() == []
+
+
+async def test_more_calls_than_allowed_are_refused(tmp_path: Path) -> None:
+    async with an_index(tmp_path, max_in_flight=2) as index:
+        outcomes = await asyncio.gather(*(index.count() for _ in range(3)), return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [int, int, Overloaded]
+        assert await index.count() == 0
+
+
+async def test_closing_answers_what_is_under_way(tmp_path: Path) -> None:
+    async with an_index(tmp_path) as index:
+        writes = [asyncio.create_task(store(index, 50)) for _ in range(10)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*writes)
+    with pytest.raises(IndexUnavailable):
+        await index.count()
+    async with an_index(tmp_path) as index:
+        assert await index.count() == 50
+
+
+# Optimising ---------------------------------------------------------------------------------------
+
+
+async def test_optimizing_loses_no_write_made_meanwhile(tmp_path: Path) -> None:
+    async with an_index(tmp_path) as index:
+        steps = [0] * WORKERS
+
+        async def work(worker: int) -> None:
+            while not optimizing.done():
+                step = steps[worker]
+                if step % 7 == 6:
+                    await index.delete([edge_driver.image_id(worker, step)])
+                else:
+                    await index.upsert([image(worker, step)], embedding(worker, step))
+                steps[worker] += 1
+
+        await store(index, 500)
+        optimizing = asyncio.create_task(index.optimize())
+        await asyncio.gather(*(work(worker) for worker in range(WORKERS)))
+        await optimizing
+        assert min(steps) > 10
+        await check_state(index, steps)
+    assert shards(tmp_path) == ["shard-000002"]
+    async with an_index(tmp_path) as index:
+        await check_state(index, steps)
+
+
+async def test_the_graph_is_built_when_enough_is_new(tmp_path: Path) -> None:
+    async with an_index(tmp_path, optimize_after_points=1000) as index:
+        await store(index, 999)
+        assert shards(tmp_path) == ["shard-000001"]
+        await store(index, 1001)  # all but two of them replacements, which are as new
+        await until(lambda: shards(tmp_path) == ["shard-000002"])
+        await store(index, 10)
+        assert await index.count() == 1001
+    async with an_index(tmp_path, optimize_after_points=1000) as index:
+        await store(index, 20)
+        assert await index.count() == 1001
+    assert shards(tmp_path) == ["shard-000002"]
+
+
+async def test_a_killed_builder_leaves_the_index_as_it_was(tmp_path: Path) -> None:
+    async with an_index(tmp_path) as index:
+        await store(index, 2000)
+        (live,) = index_pids()
+        optimizing = asyncio.create_task(index.optimize())
+        await until(lambda: len(index_pids()) == 2)
+        (builder,) = set(index_pids()) - {live}
+        os.kill(builder, signal.SIGKILL)
+        with pytest.raises((IndexUnavailable, StartupError)):
+            await optimizing
+        assert await index.count() == 2000
+        assert index_pids() == [live]
+        await index.optimize()
+        assert await index.count() == 2000
+
+
+async def test_a_live_process_killed_while_optimizing_is_replaced(tmp_path: Path) -> None:
+    async with an_index(tmp_path) as index:
+        await store(index, 2000)
+        (live,) = index_pids()
+        optimizing = asyncio.create_task(index.optimize())
+        await until(lambda: len(index_pids()) == 2)
+        os.kill(live, signal.SIGKILL)
+        with pytest.raises(IndexUnavailable):
+            await optimizing
+        await until_healthy(index)
+        assert await index.count() == 2000
+
+
+async def test_closing_abandons_a_graph_under_construction(tmp_path: Path) -> None:
+    async with an_index(tmp_path) as index:
+        await store(index, 2000)
+        optimizing = asyncio.create_task(index.optimize())
+        await until(lambda: len(index_pids()) == 2)
+    with pytest.raises(IndexUnavailable):
+        await optimizing
+    assert index_pids() == []
+    async with an_index(tmp_path) as index:
+        assert await index.count() == 2000
+
+
+async def check_state(index: EdgeIndex, steps: list[int]) -> None:
+    """Raises AssertionError unless the index holds what each worker's steps leave, or one step more
+    (it was not acknowledged, but may have been carried out)."""
+    stored: dict[int, dict[UUID, int]] = {worker: {} for worker in range(WORKERS)}
+    found = await every_image(index)
+    for found_image in found:
+        worker = found_image.id.int >> 64
+        if worker < WORKERS:
+            stored[worker][found_image.id] = int(str(found_image.metadata["step"]))
+    for worker in range(WORKERS):
+        possible = [state_after(worker, steps[worker] + more) for more in (0, 1)]
+        assert stored[worker] in possible
+        latest = sorted(stored[worker].items(), key=lambda item: item[1])[-50:]
+        await asyncio.gather(*(check_embedding(index, *item) for item in latest))
+    assert await index.count() == len(found)
+
+
+async def every_image(index: EdgeIndex) -> list[StoredImage]:
+    page = await index.list(limit=1000)
+    images = [*page.images]
+    while page.next_id is not None:
+        page = await index.list(limit=1000, start_id=page.next_id)
+        images += page.images
+    return images
+
+
+async def check_embedding(index: EdgeIndex, image_id: UUID, step: int) -> None:
+    (hit,) = await index.search(embedding(image_id.int >> 64, step)[0], limit=1)
+    assert hit.image.id == image_id
+    assert hit.score == pytest.approx(1, abs=1e-5)
+
+
+# SIGKILL of the server ----------------------------------------------------------------------------
+
+STAGES = ["copying", "optimizing", "catching", "switching", "switching", "retiring"]
+
+
+@pytest.mark.timeout(300)  # six servers, a graph each
+async def test_a_killed_server_has_lost_nothing_whatever_it_did(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    steps = [0] * WORKERS
+    for stage in STAGES:
+        await asyncio.to_thread(drive_until, tmp_path, steps, stage, chance.uniform(0, 0.02))
+        start = time.perf_counter()
+        async with open_index(tmp_path) as index:
+            assert time.perf_counter() - start < MAX_REOPEN_S
+            await check_state(index, steps)
+            assert len(shards(tmp_path)) == 1
+    assert min(steps) > 10
+
+
+def drive_until(data_dir: Path, steps: list[int], stage: str, delay_s: float) -> None:
+    """Runs the driver, kills it a moment after it came to a stage, and notes what it had done."""
+    with subprocess.Popen(
+        [sys.executable, edge_driver.__file__, str(data_dir), json.dumps(steps)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as driver:
+        assert driver.stdout is not None
+        killed = False
+        for line in driver.stdout:
+            first, _, second = line.strip().partition(" ")
+            if first.isdigit():
+                steps[int(first)] = int(second)
+            if not killed and line.strip() == f"stage {stage}":
+                time.sleep(delay_s)  # not to wait for anything: to kill at any moment of the stage
+                driver.kill()
+                killed = True
+        assert killed
+
+
+# A full disk --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=160m", "none", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode != 0:
+        pytest.skip("only root can mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+async def test_a_full_disk_refuses_writes_and_still_reads(small_disk: Path) -> None:
+    async with an_index(small_disk) as index:
+        await store(index, 10)
+        free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+        filler = small_disk / "filler"
+        await asyncio.to_thread(filler.write_bytes, bytes(free - 8 * 2**20))
+        with pytest.raises(StorageFull):
+            await store(index, 20)
+        with pytest.raises(StorageFull):
+            await index.optimize()
+        assert await index.count() == 10
+        assert len(await index.search(embedding(3, 0)[0], limit=10)) == 10
+        await asyncio.to_thread(filler.unlink)
+        await store(index, 20)
+        assert await index.count() == 20

@@ -1,0 +1,83 @@
+"""A collection's folder in every state that a crash can leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from clipsearch_server.errors import ModelMismatch, StartupError
+from clipsearch_server.indexes.edge.folder import CollectionCard, CollectionFolder
+
+CARD = CollectionCard(
+    model_id="model", fingerprint="f" * 64, embedding_dim=512, created_by="clipsearch-server 1"
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> CollectionFolder:
+    folder = CollectionFolder(tmp_path / "collections" / "images")
+    folder.stage(CARD).mkdir()
+    folder.commit()
+    return folder
+
+
+def test_a_new_collection_is_complete_or_absent(tmp_path: Path) -> None:
+    folder = CollectionFolder(tmp_path / "collections" / "images")
+    shard = folder.stage(CARD)
+    shard.mkdir()
+    assert not folder.exists()
+    again = folder.stage(CARD)  # the first server died here
+    assert not again.exists()
+    again.mkdir()
+    folder.commit()
+    folder.check(CARD)
+    assert folder.current().is_dir()
+
+
+def test_a_switch_is_done_or_not_done(folder: CollectionFolder) -> None:
+    old, new = folder.current(), folder.unused()
+    new.mkdir()
+    (folder.path / "CURRENT.new").write_text(new.name)  # a crash before the rename
+    assert folder.current() == old
+    folder.switch_to(new)
+    assert folder.current() == new
+    assert old.is_dir()
+
+
+def test_garbage_is_whatever_is_not_current(folder: CollectionFolder) -> None:
+    old, new = folder.current(), folder.unused()
+    new.mkdir()
+    folder.remove(old)
+    assert old.is_dir()
+    folder.switch_to(new)
+    assert folder.unused() not in (old, new)
+    folder.remove_garbage()
+    assert not old.exists()
+    assert folder.current() == new
+
+
+@pytest.mark.parametrize("text", ["", "..", "shard-000009", "../images/shard-000001", "/etc"])
+def test_current_must_name_a_shard_beside_it(folder: CollectionFolder, text: str) -> None:
+    (folder.path / "CURRENT").write_text(text)
+    with pytest.raises(StartupError, match="CURRENT"):
+        folder.current()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format_version": 2}', '{"format_version": 1}'])
+def test_a_card_that_is_none_is_named(folder: CollectionFolder, text: str) -> None:
+    (folder.path / "collection.json").write_text(text)
+    with pytest.raises(StartupError, match=r"collection\.json"):
+        folder.check(CARD)
+
+
+def test_another_model_is_refused_with_both_fingerprints(folder: CollectionFolder) -> None:
+    other = CollectionCard(
+        model_id="other", fingerprint="0" * 64, embedding_dim=512, created_by="clipsearch-server 1"
+    )
+    with pytest.raises(ModelMismatch) as caught:
+        folder.check(other)
+    assert caught.value.metadata == {
+        "collection_fingerprint": "f" * 64,
+        "model_fingerprint": "0" * 64,
+    }
