@@ -1,0 +1,98 @@
+"""What each precision promises beyond the gate's cosine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="the exporter needs torch")
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from clipsearch_export.card import ModelCard
+from clipsearch_export.checkpoint import load_checkpoint
+from clipsearch_export.parity import check_parity
+from clipsearch_export.precision import Precision, export_in, quantize
+from clipsearch_export.repository import write_model_folder
+from clipsearch_export.to_onnx import OnnxTowers
+
+
+def _operators(model: onnx.ModelProto) -> set[str]:
+    return {node.op_type for node in model.graph.node}
+
+
+@pytest.fixture
+def towers(openai_export: Path) -> OnnxTowers:
+    return OnnxTowers(
+        text=onnx.load(openai_export / "clip_text" / "1" / "model.onnx"),
+        vision=onnx.load(openai_export / "clip_vision" / "1" / "model.onnx"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "operator"),
+    [(Precision.INT8, "MatMulNBits"), (Precision.INT8_DYNAMIC, "MatMulInteger")],
+)
+def test_both_kinds_of_int8(
+    openai_checkpoint: Path,
+    towers: OnnxTowers,
+    tmp_path: Path,
+    precision: Precision,
+    operator: str,
+) -> None:
+    checkpoint = load_checkpoint(str(openai_checkpoint))
+
+    quantised = quantize(towers, precision)
+    write_model_folder(tmp_path, checkpoint, ModelCard.of(checkpoint, precision), quantised)
+    stages = check_parity(tmp_path, checkpoint, min_cosine=precision.min_cosine)
+
+    assert all(stage.passed for stage in stages)
+    for model in (quantised.text, quantised.vision):
+        assert operator in _operators(model)
+        # What an older runtime reads.
+        assert model.ir_version <= 10
+        assert 17 <= next(o.version for o in model.opset_import if not o.domain) <= 20
+
+
+def test_int8_embeddings_do_not_depend_on_their_batch(towers: OnnxTowers) -> None:
+    model = quantize(towers, Precision.INT8).vision
+    vision = ort.InferenceSession(model.SerializeToString())
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+
+    (batched,) = vision.run(None, {"pixel_values": pixels})
+    alone = [vision.run(None, {"pixel_values": image[None]})[0][0] for image in pixels]
+
+    np.testing.assert_array_equal(batched, alone)
+
+
+def test_fp16_of_another_architecture(
+    tmp_path: Path, write_checkpoint: Callable[..., None]
+) -> None:
+    # As ViT-L/14@336: towers of unlike widths, patches that no power of two divides.
+    write_checkpoint(
+        tmp_path / "checkpoint",
+        hidden_act="quick_gelu",
+        text={"hidden_size": 24},
+        vision={"image_size": 42, "patch_size": 14, "hidden_size": 64, "num_attention_heads": 4},
+        projection_dim=24,
+    )
+    checkpoint = load_checkpoint(str(tmp_path / "checkpoint"))
+
+    towers = export_in(Precision.FP16, checkpoint)
+    write_model_folder(
+        tmp_path / "out", checkpoint, ModelCard.of(checkpoint, Precision.FP16), towers
+    )
+    stages = check_parity(tmp_path / "out", checkpoint, min_cosine=Precision.FP16.min_cosine)
+
+    assert all(stage.passed for stage in stages)
+    for model in (towers.text, towers.vision):
+        weights = [w for w in model.graph.initializer if "." in w.name and len(w.dims) > 1]
+        floats = [w for w in weights if w.data_type != onnx.TensorProto.INT64]
+        assert floats
+        assert {w.data_type for w in floats} == {onnx.TensorProto.FLOAT16}
+        (output,) = model.graph.output
+        assert output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
