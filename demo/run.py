@@ -14,13 +14,13 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from clipsearch.cli.sheet import write_sheet
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from clipsearch import AddItem, QueryResult, SearchClient
+from clipsearch.cli.sheet import write_sheet
 from clipsearch_server.testing import ServerProcess
 
 ROOT = Path(__file__).parent.parent

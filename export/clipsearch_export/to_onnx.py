@@ -95,7 +95,14 @@ def _strip_trace(model: onnx.ModelProto) -> None:
     """Drops the exporter's notes on each node: stack traces of the machine that exported, which
     also make two exports of one checkpoint differ."""
     graph = model.graph
-    for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+    noted: list[onnx.NodeProto | onnx.ValueInfoProto | onnx.TensorProto] = [
+        *graph.node,
+        *graph.value_info,
+        *graph.input,
+        *graph.output,
+        *graph.initializer,
+    ]
+    for item in noted:
         del item.metadata_props[:]
         item.doc_string = ""
     del graph.metadata_props[:]
