@@ -7,12 +7,22 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from clipsearch_export.demo import pictures
 from clipsearch_export.demo.emoji import Emoji, read_emoji
+from clipsearch_export.demo.pictures import (
+    ICONIFY_STYLES,
+    Drawing,
+    Style,
+    iconify_codes,
+    iconify_drawings,
+    load_style,
+    noto_bitmaps,
+    openmoji_drawings,
+    render_style,
+)
 from clipsearch_export.demo.sources import TRAINED, UNSEEN, fetch
 
 NOTO = "noto"
-TRAINED_STYLES = (NOTO, *pictures.ICONIFY_STYLES)
+TRAINED_STYLES = (NOTO, *ICONIFY_STYLES)
 UNSEEN_STYLE = UNSEEN.key
 
 
@@ -25,13 +35,13 @@ class Collection:
     pictures: Path
     noto: dict[str, bytes]
 
-    def styles(self) -> list[pictures.Style]:
+    def styles(self) -> list[Style]:
         """The styles that the model is trained on."""
-        return [pictures.load_style(self.pictures, name) for name in TRAINED_STYLES]
+        return [load_style(self.pictures, name) for name in TRAINED_STYLES]
 
-    def unseen(self) -> pictures.Style:
+    def unseen(self) -> Style:
         """The style that the model is only measured on."""
-        return pictures.load_style(self.pictures, UNSEEN_STYLE)
+        return load_style(self.pictures, UNSEEN_STYLE)
 
 
 def collect(work_dir: Path, progress: Progress) -> Collection:
@@ -43,16 +53,16 @@ def collect(work_dir: Path, progress: Progress) -> Collection:
         progress.advance(task)
 
     font = sources / "noto-font/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
-    noto = pictures.noto_bitmaps(font)
-    drawn = noto.keys() & pictures.iconify_codes(sources, "twemoji")
+    noto = noto_bitmaps(font)
+    drawn = noto.keys() & iconify_codes(sources, "twemoji")
     emoji = read_emoji(sources / "cldr", sources / "cldr-derived", drawn)
 
     drawings = {
-        NOTO: [pictures.Drawing(e.code, noto[e.code]) for e in emoji],
-        UNSEEN_STYLE: pictures.openmoji_drawings(sources / "openmoji/package", emoji),
+        NOTO: [Drawing(e.code, noto[e.code]) for e in emoji],
+        UNSEEN_STYLE: openmoji_drawings(sources / "openmoji/package", emoji),
     }
-    for style in pictures.ICONIFY_STYLES:
-        drawings[style] = pictures.iconify_drawings(sources, style, emoji)
+    for style in ICONIFY_STYLES:
+        drawings[style] = iconify_drawings(sources, style, emoji)
     for style, bodies in drawings.items():
-        pictures.render_style(work_dir / "pictures", style, bodies, progress)
+        render_style(work_dir / "pictures", style, bodies, progress)
     return Collection(emoji, sources, work_dir / "pictures", noto)

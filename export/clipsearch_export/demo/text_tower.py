@@ -13,7 +13,7 @@ from torch.nn.functional import kl_div, normalize
 from transformers import CLIPTextModelWithProjection
 
 from clipsearch_export.demo import training, vocabulary
-from clipsearch_export.demo.architecture import clip_config
+from clipsearch_export.demo.architecture import text_config
 from clipsearch_export.demo.phrases import CARRIERS
 from clipsearch_export.demo.teacher import Lessons
 
@@ -47,9 +47,9 @@ def train(
     word starts near its meaning.
     """
     torch.manual_seed(plan.seed)
-    model = CLIPTextModelWithProjection(clip_config().text_config)
+    model = CLIPTextModelWithProjection(text_config())
     with torch.no_grad():
-        table = model.get_input_embeddings().weight
+        table = model.text_model.embeddings.token_embedding.weight
         # As long as the default initialisation makes them: standard deviation 0.02 an element.
         table[: len(lessons.pieces)] = lessons.pieces * 0.02 * table.shape[1] ** 0.5
     reader = _Reader(lessons, tokenizer)

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, kl_div, normalize, unfold
 from transformers import CLIPVisionModelWithProjection
 
 from clipsearch_export.demo import training
-from clipsearch_export.demo.architecture import PATCH_SIZE, clip_config
+from clipsearch_export.demo.architecture import PATCH_SIZE, vision_config
 from clipsearch_export.demo.augment import augment, plain
 from clipsearch_export.demo.emoji import Emoji
 from clipsearch_export.demo.phrases import spoken
@@ -69,7 +69,7 @@ def new(styles: list[Style], emoji: list[Emoji], seed: int) -> CLIPVisionModelWi
     gives: the tower spends its first thousand steps on learning to look.
     """
     torch.manual_seed(seed)
-    model = CLIPVisionModelWithProjection(clip_config().vision_config)
+    model = CLIPVisionModelWithProjection(vision_config())
     generator = torch.Generator().manual_seed(seed)
     gallery = _Gallery(styles, [e.code for e in emoji])
     pictures = [augment(gallery.batch(generator)[0], generator) for _ in range(_WHITENING_BATCHES)]
