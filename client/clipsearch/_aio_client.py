@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from contextlib import suppress
 from os import PathLike
 from types import TracebackType
 from typing import Self, TypeVar
@@ -13,7 +14,12 @@ from google.protobuf.message import Message
 
 from clipsearch import _convert
 from clipsearch._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, open_aio_channel
-from clipsearch._errors import error_from_rpc, no_result_in_time, stream_ended_early
+from clipsearch._errors import (
+    SearchError,
+    error_from_rpc,
+    no_result_in_time,
+    stream_ended_early,
+)
 from clipsearch._models import (
     AddedImage,
     AddItem,
@@ -121,6 +127,9 @@ class AsyncSearchClient:
             requests.put_nowait(None)
             for _ in range(in_flight):
                 yield _convert.add_result(await self._next(call, wait_s))
+            # Every result is in. Reading on to the end lets the server end the call, not us.
+            with suppress(SearchError):
+                await self._next(call, wait_s)
         finally:
             requests.put_nowait(None)
             call.cancel()

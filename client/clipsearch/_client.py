@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from os import PathLike
 from queue import SimpleQueue
 from types import TracebackType
@@ -14,7 +15,12 @@ from google.protobuf.message import Message
 
 from clipsearch import _convert
 from clipsearch._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, open_channel
-from clipsearch._errors import error_from_rpc, no_result_in_time, stream_ended_early
+from clipsearch._errors import (
+    SearchError,
+    error_from_rpc,
+    no_result_in_time,
+    stream_ended_early,
+)
 from clipsearch._models import (
     AddedImage,
     AddItem,
@@ -142,6 +148,9 @@ class SearchClient:
                 requests.put(None)
                 for _ in range(in_flight):
                     yield _convert.add_result(self._next(call, watchdog))
+                # Every result is in. Reading on to the end lets the server end the call, not us.
+                with suppress(SearchError):
+                    self._next(call, watchdog)
         finally:
             requests.put(None)
             call.cancel()

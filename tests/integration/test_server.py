@@ -122,6 +122,11 @@ def test_special_tokens_and_odd_texts_are_text(client: SearchClient) -> None:
     assert client.query_text("cat " * 100).truncated
 
 
+def test_a_bulk_add_that_is_through_is_logged_as_ok(server: ServerProcess) -> None:
+    assert "method=AddImages code=OK" in server.log
+    assert "method=AddImages code=CANCELLED" not in server.log
+
+
 def test_health_is_told_for_every_name(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
