@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +24,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 
 import clipsearch
 from clipsearch import AddItem, AddOutcome, SearchClient
+from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
 from clipsearch_server.errors import StartupError
 from clipsearch_server.settings import DEMO_MODEL_DIR
 from clipsearch_server.testing import ServerProcess
@@ -244,3 +247,25 @@ def test_random_bytes_do_not_stop_the_server(server: ServerProcess, client: Sear
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(junk)
     assert client.query_text("a cat").hits
+
+
+async def test_calls_that_are_cancelled_do_not_stop_the_server(server: ServerProcess) -> None:
+    """gRPC frees a cancelled call under its handler, which must not ask it anything any more."""
+
+    async def requests(items: int) -> AsyncIterator[pb.AddImagesRequest]:
+        for number in range(items):
+            yield pb.AddImagesRequest(
+                item_id=str(number), request=pb.AddImageRequest(content=b"no image")
+            )
+
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = ImageSearchServiceStub(channel)
+        for round_ in range(200):
+            stream = stub.AddImages(requests(3))
+            for _ in range(round_ % 4):
+                await stream.read()
+            stream.cancel()
+            query = stub.QueryText(pb.QueryTextRequest(text="a cat"))
+            await asyncio.sleep(0.0005 * (round_ % 10))
+            query.cancel()
+        assert (await stub.QueryText(pb.QueryTextRequest(text="a cat"))).hits

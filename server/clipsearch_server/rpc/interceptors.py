@@ -83,6 +83,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _guard(self, method: str, context: Context) -> AsyncIterator[None]:
         """Admits a call, turns what it raises into its status, and logs it."""
         start = perf_counter()
+        # Asked now: gRPC frees a cancelled call under its handler, and asking that one crashes us.
+        peer = context.peer()
         code = "OK"
         self._in_flight += 1
         try:
@@ -99,6 +101,4 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         finally:
             self._in_flight -= 1
             elapsed_ms = (perf_counter() - start) * 1000
-            logger.info(
-                "call method=%s code=%s ms=%.1f peer=%s", method, code, elapsed_ms, context.peer()
-            )
+            logger.info("call method=%s code=%s ms=%.1f peer=%s", method, code, elapsed_ms, peer)
