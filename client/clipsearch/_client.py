@@ -102,7 +102,8 @@ class SearchClient:
     ) -> AddedImage:
         """Adds an image, by a URL that the server fetches or by its encoded content.
 
-        When this returns, the image is on disk and will be found. Adding it again changes nothing:
+        When this returns, the image will be found, and no crash of the server loses it. Adding it
+        again changes nothing:
         without ``id`` (a UUID), the id is derived from the URL or the content. ``uri`` says where
         the picture can be seen, ``metadata`` is anything that JSON can hold.
 

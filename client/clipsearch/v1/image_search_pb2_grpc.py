@@ -96,7 +96,8 @@ class ImageSearchServiceServicer(object):
         """Adds an image, and returns it as stored.
 
         Idempotent: without an id, the id is derived from the source, so that adding one URL or one
-        content twice stores it once. When the method returns OK, the image is on disk and will be found.
+        content twice stores it once. When the method returns OK, the image will be found, and a crash of
+        the server does not lose it.
         Returns INVALID_ARGUMENT if the source is missing, is not an image, or may not be fetched, and
         FAILED_PRECONDITION if the URL's host does not deliver it.
         """
@@ -108,7 +109,7 @@ class ImageSearchServiceServicer(object):
         """Adds many images over one stream, and returns one result an item.
 
         Results come in the order in which items finish, matched by `item_id`. A bad item gets its own
-        error status and never disturbs its neighbours. An item is on disk when its result is sent; an item
+        error status and never disturbs its neighbours. An item is stored when its result is sent; an item
         without a result may be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

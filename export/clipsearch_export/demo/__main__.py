@@ -69,9 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     work = Path("build/demo-model")
     train = commands.add_parser("train", help="make the checkpoint, from nothing")
     train.add_argument("--out", type=Path, default=work / "checkpoint", help="Hugging Face folder")
-    train.add_argument("--text-steps", type=int, default=1300)
-    train.add_argument("--vision-steps", type=int, default=2800)
-    train.add_argument("--align-steps", type=int, default=500)
+    train.add_argument("--text-steps", type=int, default=1500)
+    train.add_argument("--vision-steps", type=int, default=21000)
+    train.add_argument("--align-steps", type=int, default=400)
     train.add_argument(
         "--only",
         choices=("text", "vision"),

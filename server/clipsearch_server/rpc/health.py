@@ -85,7 +85,7 @@ class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships
         serving = not reason
         if serving != self._serving[name]:
             level = logging.INFO if serving else logging.WARNING
-            logger.log(level, "health dependency=%s serving=%s %s", name, serving, reason)
+            logger.log(level, "health dependency=%s serving=%s %s", name, serving, reason or "ok")
         return serving
 
     async def _tell(self, serving: Mapping[str, bool]) -> None:
