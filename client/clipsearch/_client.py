@@ -103,9 +103,9 @@ class SearchClient:
         """Adds an image, by a URL that the server fetches or by its encoded content.
 
         When this returns, the image will be found, and no crash of the server loses it. Adding it
-        again changes nothing:
-        without ``id`` (a UUID), the id is derived from the URL or the content. ``uri`` says where
-        the picture can be seen, ``metadata`` is anything that JSON can hold.
+        again changes nothing: without ``id`` (a UUID), the id is derived from the URL or the
+        content. ``uri`` says where the picture can be seen, ``metadata`` is anything that JSON can
+        hold.
 
         Raises InvalidRequestError, InvalidImageError or SourceError if the image cannot be had or
         is none, and TypeError unless exactly one of ``url`` and ``content`` is given.
