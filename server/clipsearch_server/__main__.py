@@ -45,8 +45,8 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, number, stopping)
     async with open_app(settings) as app:
-        # What starting made stays for good. Collecting garbage, which stops the event loop, need not
-        # look at it again: 25 to 56 ms each time (measured in bench/index_optimize.py).
+        # What starting made stays for good. Collecting garbage, which stops the event loop, need
+        # not look at it again: 25 to 56 ms each time (measured in bench/index_optimize.py).
         gc.collect()
         gc.freeze()
         logger.info(
