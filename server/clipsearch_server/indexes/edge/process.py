@@ -245,8 +245,8 @@ def main() -> None:
         except ClipsearchError as error:
             channel.sendall(frame(READY, error))
             return
-        channel.sendall(frame(READY, None))
         with suppress(ConnectionError):  # the parent has gone without waiting for its answers
+            channel.sendall(frame(READY, None))
             _Server(shard, channel).serve()
         shard.close()
 

@@ -30,6 +30,7 @@ from uuid import UUID
 from clipsearch_server.errors import IndexUnavailable, StorageFull
 from clipsearch_server.indexes.edge.changes import Changes
 from clipsearch_server.indexes.edge.client import EdgeProcess
+from clipsearch_server.indexes.edge.durable import disk_usage
 from clipsearch_server.indexes.edge.folder import CollectionFolder
 from clipsearch_server.indexes.edge.protocol import (
     MAX_POINTS,
@@ -162,8 +163,7 @@ async def _to_the_end(work: Awaitable[_T]) -> _T:
 def _require_room(shard: Path) -> None:
     """Raises StorageFull unless there is room for a copy of a shard and for what building its graph
     writes beside that."""
-    sizes = (file.lstat().st_blocks * 512 for file in shard.rglob("*"))
-    needed = 3 * sum(sizes) + _SPARE_BYTES
+    needed = 3 * disk_usage(shard) + _SPARE_BYTES
     if (free := shutil.disk_usage(shard).free) < needed:
         raise StorageFull(
             f"{shard}: the search graph cannot be built: it needs {needed >> 20} MiB of disk for a "
