@@ -30,7 +30,7 @@ from clipsearch._models import (
     QueryResult,
     ServerInfo,
 )
-from clipsearch._retry import RetryBudget
+from clipsearch._retry import RetryBudget, effective_timeout_s
 from clipsearch._timing import timings_ms
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
@@ -113,7 +113,9 @@ class AsyncSearchClient:
         An iteration that is left early ends its call when the iterator is closed
         (``contextlib.aclosing``) or the client is.
         """
-        wait_s = self._timeout_s if timeout_s is None else timeout_s
+        wait_s = effective_timeout_s(timeout_s, self._timeout_s)
+        if max_in_flight < 1:
+            raise ValueError(f"max_in_flight is {max_in_flight}; one item at least must be")
         requests: asyncio.Queue[pb.AddImagesRequest | None] = asyncio.Queue()
         call = self._stub.AddImages(_until_none(requests))
         in_flight = 0
@@ -211,11 +213,13 @@ class AsyncSearchClient:
         request: _Request,
         timeout_s: float | None,
     ) -> tuple[_Response, grpc.aio.UnaryUnaryCall[_Request, _Response]]:
-        budget = RetryBudget(self._timeout_s if timeout_s is None else timeout_s)
+        budget = RetryBudget(effective_timeout_s(timeout_s, self._timeout_s))
         while True:
             call = method(request, timeout=budget.remaining_s)
             try:
                 return await call, call
+            except asyncio.CancelledError as cancelled:
+                raise _closed_or(cancelled) from None
             except grpc.RpcError as rpc_error:
                 error = error_from_rpc(rpc_error, self._target)
                 pause_s = budget.take_pause_s(error)
@@ -234,6 +238,8 @@ class AsyncSearchClient:
                 response = await call.read()
         except TimeoutError as error:
             raise no_result_in_time(self._target, wait_s) from error
+        except asyncio.CancelledError as cancelled:
+            raise _closed_or(cancelled) from None
         except grpc.RpcError as rpc_error:
             if rpc_error.details() == _FAILED_WRITE:
                 raise stream_ended_early(self._target) from rpc_error
@@ -241,6 +247,15 @@ class AsyncSearchClient:
         if not isinstance(response, pb.AddImagesResponse):  # grpc.aio.EOF
             raise stream_ended_early(self._target)
         return response
+
+
+def _closed_or(cancelled: asyncio.CancelledError) -> SearchError | asyncio.CancelledError:
+    """grpc.aio tells with a CancelledError too that the client was closed under a call; a task that
+    nobody cancelled gets what its other calls get."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        return cancelled
+    return SearchError(grpc.StatusCode.CANCELLED, "the client was closed")
 
 
 async def _until_none(

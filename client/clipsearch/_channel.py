@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from os import PathLike
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import grpc
 
@@ -49,6 +49,9 @@ _RETRY_BUFFER_BYTES = 32 * 1024 * 1024
 # load balancers forget a silent connection in about as long.
 _KEEPALIVE_TIME_MS = 300_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
+
+# host:port of this machine.
+_LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$", re.IGNORECASE)
 
 _Options = list[tuple[str, str | int]]
 
@@ -95,7 +98,7 @@ def _options(target: str) -> _Options:
         # Each client its own connection: gRPC otherwise shares one, and its backoff, in a process.
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    if urlsplit(f"//{target}").hostname in {"localhost", "127.0.0.1", "::1"}:
+    if _LOCAL.match(target):
         # gRPC obeys http_proxy even for this machine, where a proxy leads nowhere.
         options.append(("grpc.enable_http_proxy", 0))
     return options

@@ -31,7 +31,7 @@ from clipsearch._models import (
     QueryResult,
     ServerInfo,
 )
-from clipsearch._retry import RetryBudget
+from clipsearch._retry import RetryBudget, effective_timeout_s
 from clipsearch._timing import timings_ms
 from clipsearch._watchdog import Watchdog
 from clipsearch.v1 import image_search_pb2 as pb
@@ -124,17 +124,23 @@ class SearchClient:
         max_in_flight: int = 32,
         timeout_s: float | None = None,
     ) -> Iterator[AddResult]:
-        """Adds many images over one stream and yields what became of each, as they are done.
+        """Adds many images over one stream and yields what became of each, in the order in which
+        they are done.
 
-        ``items`` is consumed while results are, so that at most ``max_in_flight`` items are in
-        memory. A bad item yields its error and does not disturb the others. ``timeout_s`` bounds
-        the wait for the next result, not the whole. Leaving the iteration early, or an exception
-        of ``items``, cancels what has no result yet; such items may be added again.
+        ``items`` is consumed while results are: the first result comes when ``max_in_flight`` items
+        (all, if there are fewer) are under way, and from then on an item is taken for each result,
+        so that no more are in memory. A bad item yields its error and does not disturb the others;
+        only one larger than a message may be, ``server_info().limits.max_image_bytes`` and 1 MiB
+        for the rest, ends the whole stream. ``timeout_s`` bounds the wait for the next result, not
+        the whole. Leaving the iteration early, or an exception of ``items``, cancels what has no
+        result yet; such items may be added again.
 
         Raises SearchError if the stream itself fails, and TypeError or ValueError for an item that
         ``add_image`` would raise it for.
         """
-        wait_s = self._timeout_s if timeout_s is None else timeout_s
+        wait_s = effective_timeout_s(timeout_s, self._timeout_s)
+        if max_in_flight < 1:
+            raise ValueError(f"max_in_flight is {max_in_flight}; one item at least must be")
         requests: SimpleQueue[pb.AddImagesRequest | None] = SimpleQueue()
         call = self._stub.AddImages(iter(requests.get, None))
         in_flight = 0
@@ -238,7 +244,7 @@ class SearchClient:
         request: _Request,
         timeout_s: float | None,
     ) -> tuple[_Response, grpc.Call]:
-        budget = RetryBudget(self._timeout_s if timeout_s is None else timeout_s)
+        budget = RetryBudget(effective_timeout_s(timeout_s, self._timeout_s))
         while True:
             try:
                 return method.with_call(request, timeout=budget.remaining_s)

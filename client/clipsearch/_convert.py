@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC
+from typing import Any
 
 from google.protobuf.struct_pb2 import Struct, Value
 
@@ -52,7 +54,7 @@ def add_request(
     if content is not None:
         request.content = content
     if metadata:
-        request.metadata.update(dict(metadata))
+        request.metadata.update({key: _plain(value) for key, value in metadata.items()})
     return request
 
 
@@ -154,6 +156,15 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
             fetch_enabled=limits.fetch_enabled,
         ),
     )
+
+
+def _plain(value: JsonValue) -> Any:
+    """The dicts and lists that protobuf takes, for any mappings and sequences."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _mapping(struct: Struct) -> dict[str, JsonValue]:

@@ -1,4 +1,4 @@
-"""When an overloaded server may be asked again."""
+"""How long a call may take, and when an overloaded server may be asked again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ import random
 import time
 
 from clipsearch._errors import OverloadedError, SearchError
+
+# Longer ones, infinity among them, overflow in gRPC and in threading.
+_LONGEST_TIMEOUT_S = 365 * 86_400.0
+
+
+def effective_timeout_s(own_s: float | None, default_s: float) -> float:
+    """Returns the seconds that a call may take: its own timeout, or else its client's.
+
+    Raises ValueError unless that is positive.
+    """
+    timeout_s = default_s if own_s is None else own_s
+    if not timeout_s > 0:
+        raise ValueError(f"timeout_s is {timeout_s}; a call takes longer than that")
+    return min(timeout_s, _LONGEST_TIMEOUT_S)
 
 
 class RetryBudget:

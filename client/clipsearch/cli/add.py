@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -23,7 +24,7 @@ from rich.text import Text
 
 from clipsearch import AddItem, AddOutcome, AddResult, Metadata
 from clipsearch.cli.options import CollectionOption, JsonOption
-from clipsearch.cli.output import new_table, show_json, stderr, stdout
+from clipsearch.cli.output import new_table, show_json, stderr, stdout, visible
 from clipsearch.cli.session import ExitCode, connect
 from clipsearch.cli.sources import Source, UnreadableError, find_sources
 
@@ -49,10 +50,11 @@ def add(
     collection: CollectionOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Add images. Adding one again changes nothing.
+    """Add images. Adding a URL or a file again changes nothing.
 
-    The server fetches URLs itself; files are sent to it, with their place as the uri. With --json,
-    each image gets a line of its own: its source, the outcome, and the image or the error.
+    The server fetches URLs itself; files are sent to it, with their place as the uri; copies of a
+    picture are stored once, with the place of the last. With --json, each image gets a line of its
+    own: its source, the outcome, and the image or the error.
     """
     labels = _parse_metadata(metadata or [])
     sought = find_sources(_arguments(sources))
@@ -105,7 +107,7 @@ class _Report:
         if self.refused:
             reasons = new_table(_REFUSED, "why")
             for name, message in self.refused[:_MAX_REASONS]:
-                reasons.add_row(Text(name), Text(message))
+                reasons.add_row(Text(visible(name)), Text(visible(message)))
             console.print(reasons)
             if (more := len(self.refused) - _MAX_REASONS) > 0:
                 console.print(f"and {more} more; --json names them all\n")
@@ -139,7 +141,9 @@ def _new_progress(*, hidden: bool) -> Progress:
 def _arguments(sources: Sequence[str]) -> Iterator[str]:
     for source in sources:
         if source == "-":
-            yield from (line for raw in sys.stdin if (line := raw.rstrip("\r\n")))
+            # As bytes: a file's name need not be text, and a locale's decoding could refuse it.
+            lines = (raw.rstrip(b"\r\n") for raw in sys.stdin.buffer)
+            yield from (os.fsdecode(line) for line in lines if line)
         else:
             yield source
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli import add, images, info, query
+from clipsearch.cli.output import show_everything
 from clipsearch.cli.session import Server
 
 _EPILOG = """
@@ -60,7 +61,10 @@ def _options(
     timeout: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS", min=0.001, help="How long to wait for an answer, retries included."
+            metavar="SECONDS",
+            min=0.001,
+            max=86_400,
+            help="How long to wait for an answer, retries included.",
         ),
     ] = 30.0,
     tls: Annotated[
@@ -81,6 +85,7 @@ def _options(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
+    show_everything()
     context.obj = Server(target=server, timeout_s=timeout, tls=tls, ca_file=ca)
 
 

@@ -6,10 +6,9 @@ from itertools import islice
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from clipsearch import NotFoundError
-from clipsearch.cli.options import CollectionOption, JsonOption
+from clipsearch import NotFoundError, SearchClient
+from clipsearch.cli.options import MAX_COUNT, CollectionOption, JsonOption
 from clipsearch.cli.output import (
     human_bytes,
     linked_name,
@@ -57,7 +56,10 @@ def get(
 def list_images(
     context: typer.Context,
     limit: Annotated[
-        int, typer.Option("--limit", "-n", min=0, help="How many at most; 0 for all of them.")
+        int,
+        typer.Option(
+            "--limit", "-n", min=0, max=MAX_COUNT, help="How many at most; 0 for all of them."
+        ),
     ] = 50,
     collection: CollectionOption = "",
     as_json: JsonOption = False,
@@ -103,20 +105,25 @@ def delete(
     """
     if len(ids) > 1 and not yes:
         typer.confirm(f"Delete {len(ids)} images?", abort=True, err=True)
-    missing = 0
-    with connect(context) as client:
-        for image_id in ids:
-            try:
-                client.delete_image(image_id, collection=collection)
-            except NotFoundError as error:
-                missing += 1
-                show_error(str(error))
-                deleted = False
-            else:
-                deleted = True
-            if as_json:
-                show_json({"id": image_id, "deleted": deleted})
-    if not as_json:
-        stdout.print(Text(f"{len(ids) - missing} deleted"))
-    if missing:
+    deleted: list[bool] = []
+    try:
+        with connect(context) as client:
+            for image_id in ids:
+                deleted.append(_delete(client, image_id, collection))
+                if as_json:
+                    show_json({"id": image_id, "deleted": deleted[-1]})
+    finally:  # whatever was deleted before a failure is gone
+        if not as_json:
+            stdout.print(f"{sum(deleted)} deleted")
+    if not all(deleted):
         raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+def _delete(client: SearchClient, image_id: str, collection: str) -> bool:
+    """Deletes an image; returns False, and says so, if there is none."""
+    try:
+        client.delete_image(image_id, collection=collection)
+    except NotFoundError as error:
+        show_error(str(error))
+        return False
+    return True

@@ -6,6 +6,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+MAX_COUNT = 2**31 - 1  # of the contract's int32
+
 CollectionOption: TypeAlias = Annotated[
     str,
     typer.Option(
@@ -14,7 +16,4 @@ CollectionOption: TypeAlias = Annotated[
 ]
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Write JSON to stdout, and nothing else there.")
-]
-IdArgument: TypeAlias = Annotated[
-    str, typer.Argument(metavar="ID", help="The image's id, a UUID.", show_default=False)
 ]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from dataclasses import asdict
 from datetime import datetime
+from io import TextIOWrapper
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,7 +23,18 @@ from clipsearch import Image
 stdout = Console(highlight=False)
 stderr = Console(highlight=False, stderr=True)
 
-_UNFOLDED = frozenset({"added", "id", "pixels", "score"})
+_UNFOLDED = frozenset({"added", "pixels", "score"})
+
+# C0, DEL and C1: with these a name could clear the reader's screen, or retitle the window.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_LINKABLE = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]+")
+
+
+def show_everything() -> None:
+    """Has a terminal that knows less than Unicode get escapes in place of what it lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def show_json(value: object) -> None:
@@ -34,14 +48,20 @@ def _plain(value: Any) -> object:
 
 def show_error(message: str) -> None:
     """Writes one line to stderr."""
-    typer.echo(f"clipsearch: {message}", err=True)
+    typer.echo(f"clipsearch: {visible(message)}", err=True)
+
+
+def visible(text: str) -> str:
+    """Returns what came from others as a terminal may show it: control characters as escapes."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def new_table(*columns: str) -> Table:
     """Returns a table in this command's style; names and reasons are folded if they must be."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column in _UNFOLDED)
+        min_width = 8 if column == "picture" else None
+        table.add_column(column, overflow="fold", no_wrap=column in _UNFOLDED, min_width=min_width)
     return table
 
 
@@ -51,7 +71,7 @@ def show_facts(facts: dict[str, object]) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, Text(str(value)))
+        table.add_row(Text(visible(name)), Text(visible(str(value))))
     stdout.print(table)
 
 
@@ -60,13 +80,19 @@ def display_name(image: Image) -> str:
     its uri or URL, or its id."""
     if isinstance(name := image.metadata.get("name"), str) and name:
         return name
-    return unquote(PurePosixPath(urlsplit(image.uri or image.url).path).name) or image.id
+    label = image.uri or image.url
+    try:
+        path = urlsplit(label).path
+    except ValueError:  # a uri is any label
+        return label
+    return unquote(PurePosixPath(path).name) or image.id
 
 
 def linked_name(image: Image) -> Text:
     """Returns the picture's name, which opens the picture in terminals that know links."""
     uri = image.uri or image.url
-    return Text(display_name(image), style=f"link {uri}" if uri else "")
+    link = f"link {uri}" if _LINKABLE.fullmatch(uri) else ""
+    return Text(visible(display_name(image)), style=link)
 
 
 def pixels(image: Image) -> str:

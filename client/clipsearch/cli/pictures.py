@@ -46,11 +46,22 @@ def load_picture(uri: str, *, max_side_px: int = 1024, timeout_s: float = 10.0) 
 def _read(uri: str, deadline_s: float) -> bytes:
     match urlsplit(uri).scheme:
         case "file":
-            return Path(url2pathname(urlsplit(uri).path)).read_bytes()
+            return _read_file(Path(url2pathname(urlsplit(uri).path)))
         case "http" | "https":
             return _fetch(uri, deadline_s)
         case _:
             raise PictureError("not a file, http or https uri")
+
+
+def _read_file(path: Path) -> bytes:
+    # Whoever stored the image chose the path: it may name a pipe, or a file without an end.
+    if path.exists() and not path.is_file():
+        raise PictureError("not a file")
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise PictureError("too large")
+    return content
 
 
 def _fetch(url: str, deadline_s: float) -> bytes:

@@ -9,7 +9,7 @@ import typer
 from rich.text import Text
 
 from clipsearch import QueryResult
-from clipsearch.cli.options import CollectionOption, JsonOption
+from clipsearch.cli.options import MAX_COUNT, CollectionOption, JsonOption
 from clipsearch.cli.output import (
     linked_name,
     new_table,
@@ -18,6 +18,7 @@ from clipsearch.cli.output import (
     show_json,
     stderr,
     stdout,
+    visible,
 )
 from clipsearch.cli.session import ExitCode, connect
 from clipsearch.cli.sheet import write_sheet
@@ -29,7 +30,12 @@ def query(
     limit: Annotated[
         int | None,
         typer.Option(
-            "--limit", "-n", min=1, help="How many hits at most.  [default: the server's]"
+            "--limit",
+            "-n",
+            min=1,
+            max=MAX_COUNT,
+            help="How many hits at most.  [default: the server's]",
+            show_default=False,
         ),
     ] = None,
     min_score: Annotated[
@@ -83,4 +89,4 @@ def _draw(text: str, result: QueryResult, file: Path) -> None:
     except OSError as error:
         show_error(f"{file}: {error.strerror or error}")
         raise typer.Exit(ExitCode.USAGE) from error
-    stderr.print(Text(f"drew {file}"))
+    stderr.print(Text(visible(f"drew {file}")))

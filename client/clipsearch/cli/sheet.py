@@ -24,6 +24,8 @@ _MARGIN_PX = 32
 _HEADER_PX = 84
 _RADIUS_PX = 14
 
+_MAX_TITLE_CHARS = 300  # more than fit at any size; fitting a text takes time by its square
+
 _BACKGROUND = "#f3f4f6"
 _CARD = "#ffffff"
 _BORDER = "#dfe2e6"
@@ -61,6 +63,8 @@ def _hit_tile(rank: int, hit: Hit) -> Tile:
     picture: Image.Image | str
     try:
         picture = load_picture(uri)
+        # Now, and not when it is drawn: a thousand hits in full size would not fit into memory.
+        picture.thumbnail((_PICTURE_PX, _PICTURE_PX), Image.Resampling.LANCZOS)
     except PictureError as error:
         picture = f"{error}\n{uri}"
     return Tile(picture, f"{rank}   {display_name(hit.image)}", f"score {hit.score:.3f}")
@@ -132,7 +136,7 @@ def _write(
     max_width_px: int,
 ) -> None:
     font = _font(text, size_px)
-    fitting = text
+    fitting = text = text[:_MAX_TITLE_CHARS]
     while fitting and font.getlength(fitting) > max_width_px:
         text = text[:-1]
         fitting = text.rstrip() + "\u2026"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An image to add, by ``url`` or by ``path``; ``problem`` says why there is neither."""
+    """An image to add, by ``url`` or by ``path``; ``problem`` says why it cannot be."""
 
     name: str
     url: str | None = None
@@ -41,13 +42,16 @@ class Source:
         if self.path is None:
             return AddItem(item_id=item_id, url=self.url, metadata=metadata)
         try:
-            if (size := self.path.stat().st_size) > max_bytes:
+            status = self.path.stat()
+            if not stat.S_ISREG(status.st_mode):  # to read a pipe could take for ever
+                raise UnreadableError("is not a file")
+            if (size := status.st_size) > max_bytes:
                 raise UnreadableError(
                     f"has {human_bytes(size)}; the server takes {human_bytes(max_bytes)}"
                 )
             content = self.path.read_bytes()
         except OSError as error:
-            raise UnreadableError((error.strerror or str(error)).lower()) from error
+            raise UnreadableError(_reason(error)) from error
         uri = self.path.resolve().as_uri()
         return AddItem(item_id=item_id, content=content, uri=uri, metadata=metadata)
 
@@ -62,25 +66,28 @@ class Sources:
 
 def find_sources(arguments: Iterable[str]) -> Sources:
     """Finds the images that URLs, files and folders name; folders are searched to the bottom, in
-    order of name. What cannot be found becomes a source with a problem."""
+    order of name, and links to other folders passed over. What cannot be found becomes a source
+    with a problem."""
     found: list[Source] = []
     skipped = 0
     for argument in arguments:
-        path, name = Path(argument), _printable(argument)
+        name = _printable(argument)
         if _URL.match(argument):
             found.append(Source(name, url=name))
-        elif path.is_dir():
-            for source in _walk(path):
-                if source.problem or Path(source.name).suffix.lower() in IMAGE_SUFFIXES:
-                    found.append(source)
-                else:
-                    skipped += 1
-        elif not path.exists():
-            found.append(Source(name, problem="no such file or folder"))
-        elif not path.is_file():
-            found.append(Source(name, problem="is not a file"))
-        else:
-            found.append(Source(name, path=path))
+            continue
+        try:
+            mode = os.stat(argument).st_mode  # of "", there is none: Path("") would be the folder
+        except (OSError, ValueError) as error:
+            found.append(Source(name or "''", problem=_reason(error)))
+            continue
+        if not stat.S_ISDIR(mode):
+            found.append(Source(name, path=Path(argument)))
+            continue
+        for source in _walk(Path(argument)):
+            if source.problem or Path(source.name).suffix.lower() in IMAGE_SUFFIXES:
+                found.append(source)
+            else:
+                skipped += 1
     return Sources(tuple(found), skipped)
 
 
@@ -88,15 +95,21 @@ def _walk(folder: Path) -> Iterator[Source]:
     problems: list[Source] = []
 
     def note(error: OSError) -> None:
-        reason = (error.strerror or str(error)).lower()
-        problems.append(Source(_printable(str(error.filename)), problem=reason))
+        problems.append(Source(_printable(str(error.filename)), problem=_reason(error)))
 
     for parent, folders, files in os.walk(folder, onerror=note):
         folders.sort()
-        for file in sorted(files):
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        for file in sorted([*files, *links]):
             path = Path(parent, file)
             yield Source(_printable(str(path)), path=path)
     yield from problems
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder"
+    return str(getattr(error, "strerror", None) or error).lower()
 
 
 def _printable(name: str) -> str:

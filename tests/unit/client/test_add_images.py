@@ -213,3 +213,8 @@ async def test_items_may_come_asynchronously(service: ScriptedService) -> None:
     async with AsyncSearchClient(service.target) as client:
         results = [result async for result in client.add_images(items(), max_in_flight=3)]
     assert len(results) == 20
+
+
+async def test_at_least_one_item_must_be_in_flight(driver: Driver) -> None:
+    with pytest.raises(ValueError, match="max_in_flight"):
+        await driver.collect("add_images", make_items(3), max_in_flight=0)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
@@ -275,3 +279,44 @@ def test_a_proxy_is_not_asked_for_this_machine(
     service.answer("QueryText", pb.QueryTextResponse(token_count=3))
     with clipsearch.SearchClient(service.target) as client:
         assert client.query_text("a cat").token_count == 3
+
+
+async def test_a_client_closed_under_a_call_says_so(service: ScriptedService) -> None:
+    asked, closed = threading.Event(), threading.Event()
+
+    def wait(_: Any, context: grpc.ServicerContext) -> Any:
+        asked.set()
+        closed.wait(10)
+        return pb.QueryTextResponse()
+
+    service.answer("QueryText", wait)
+    client = clipsearch.AsyncSearchClient(service.target)
+    call = asyncio.create_task(client.query_text("a cat"))
+    await asyncio.to_thread(asked.wait)
+    await client.close()
+    closed.set()
+    with pytest.raises(clipsearch.SearchError) as caught:
+        await call
+    assert caught.value.code is grpc.StatusCode.CANCELLED
+
+
+@pytest.mark.parametrize("timeout_s", [float("inf"), 1e20])
+async def test_a_timeout_may_be_as_long_as_one_likes(
+    timeout_s: float, service: ScriptedService, driver: Driver
+) -> None:
+    service.answer("QueryText", pb.QueryTextResponse(token_count=3))
+    assert (await driver.call("query_text", "a cat", timeout_s=timeout_s)).token_count == 3
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan")])
+async def test_a_timeout_is_positive(timeout_s: float, driver: Driver) -> None:
+    with pytest.raises(ValueError, match="timeout_s"):
+        await driver.call("query_text", "a cat", timeout_s=timeout_s)
+
+
+async def test_metadata_may_be_any_mapping(service: ScriptedService, driver: Driver) -> None:
+    service.answer("AddImage", pb.AddImageResponse(image=make_image(1)))
+    nested = MappingProxyType({"tags": ("a", MappingProxyType({"b": 1}))})
+    await driver.call("add_image", content=b"x", metadata=nested)
+    (request,) = service.requests["AddImage"]
+    assert json_format.MessageToDict(request.metadata) == {"tags": ["a", {"b": 1}]}

@@ -29,7 +29,7 @@ def run(service: ScriptedService) -> Run:
         ),
     )
 
-    def run_command(*arguments: str, stdin: str = "") -> Result:
+    def run_command(*arguments: str, stdin: str | bytes = "") -> Result:
         environment = {"CLIPSEARCH_SERVER": service.target, "COLUMNS": "200", "NO_COLOR": "1"}
         return CliRunner().invoke(app, arguments, input=stdin, env=environment)
 

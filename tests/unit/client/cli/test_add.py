@@ -233,3 +233,56 @@ def test_ctrl_c_leaves_a_summary(service: ScriptedService, run: Run) -> None:
     assert process.returncode == 130, stderr
     assert " added in " in stdout
     assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("argument", ["", "x" * 300, "nul\0byte"])
+def test_a_name_that_cannot_be_looked_up_is_refused_by_itself(
+    argument: str,
+    service: ScriptedService,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = requests_of(service)
+    (tmp_path / "private.png").write_bytes(b"png")
+    monkeypatch.chdir(tmp_path)
+    result = run("add", argument, "https://example.com/1.png")
+    assert result.exit_code == 1
+    assert [request.url for request in seen] == ["https://example.com/1.png"]
+    assert "1 added, 1 refused" in result.stdout
+
+
+def test_a_pipe_is_no_file_and_a_linked_folder_is_told(
+    service: ScriptedService, run: Run, tmp_path: Path
+) -> None:
+    seen = requests_of(service)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe.png")
+    (folder / "linked").symlink_to(tmp_path)
+    result = run("add", str(folder))
+    assert result.exit_code == 1
+    assert seen == []
+    assert "is not a file" in result.stdout
+    assert "1 other files passed over" in result.stdout
+
+
+def test_control_characters_do_not_reach_the_terminal(
+    service: ScriptedService, run: Run, tmp_path: Path
+) -> None:
+    service.answer("AddImages", add_what_starts_with_a_p)
+    (tmp_path / "clear\x1b[2J.png").write_bytes(b"text")
+    result = run("add", str(tmp_path))
+    assert "\x1b" not in result.stdout
+    assert r"clear\x1b[2J.png" in result.stdout
+
+
+def test_a_name_on_stdin_need_not_be_text(
+    service: ScriptedService, run: Run, tmp_path: Path
+) -> None:
+    seen = requests_of(service)
+    file = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    Path(os.fsdecode(file)).write_bytes(b"png")
+    result = run("add", "-", stdin=file + b"\n")
+    assert result.exit_code == 0, result.stderr
+    assert [request.content for request in seen] == [b"png"]

@@ -110,3 +110,11 @@ def test_delete_goes_on_after_one_that_is_not_there(service: ScriptedService, ru
         {"id": "y", "deleted": True},
     ]
     assert "no image has the id x" in result.stderr
+
+
+def test_delete_says_how_far_it_came(service: ScriptedService, run: Run) -> None:
+    bad = make_status(grpc.StatusCode.INVALID_ARGUMENT, "id: is not a UUID", "INVALID_FIELD")
+    service.answer("DeleteImage", pb.DeleteImageResponse(), bad)
+    result = run("delete", "-y", "1", "2", "3")
+    assert result.exit_code == 2
+    assert "1 deleted" in result.stdout

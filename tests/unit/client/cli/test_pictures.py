@@ -108,3 +108,13 @@ def test_what_is_no_picture(content: bytes, tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="No such file"):
         load_picture((tmp_path / "gone.png").as_uri())
+
+
+def test_a_file_without_an_end_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(PictureError, match="not a file"):
+        load_picture("file:///dev/zero")
+    huge = tmp_path / "huge.png"
+    with huge.open("wb") as file:
+        file.truncate(33 * 1024 * 1024)
+    with pytest.raises(PictureError, match="too large"):
+        load_picture(huge.as_uri())

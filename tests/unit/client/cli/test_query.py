@@ -132,3 +132,24 @@ def test_bytes_that_are_no_text_are_a_usage_error(run: Run) -> None:
     result = run("query", "caf\udce9")
     assert result.exit_code == 2
     assert "is not UTF-8" in result.stderr
+
+
+def test_labels_of_others_do_no_harm(service: ScriptedService, run: Run) -> None:
+    images = [
+        make_image(1, uri="http://[x"),
+        make_image(2, uri="file:///a\x1b]0;owned\x07.png"),
+        make_image(3, metadata={"name": "clear\x1b[2J"}),
+    ]
+    hits = [pb.Hit(image=image, score=0.5) for image in images]
+    service.answer("QueryText", pb.QueryTextResponse(hits=hits, token_count=4))
+    result = run("query", "a cat")
+    assert result.exit_code == 0
+    assert "\x1b" not in result.stdout
+    assert "http://[x" in result.stdout
+    assert r"clear\x1b[2J" in result.stdout
+
+
+def test_a_limit_beyond_the_contract_is_a_usage_error(run: Run) -> None:
+    result = run("query", "a cat", "-n", str(2**31))
+    assert result.exit_code == 2
+    assert "2147483647" in result.stderr
