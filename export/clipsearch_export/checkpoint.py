@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,20 @@ CONFIG_KEY = "clipsearch.config"  # ONNX metadata: the checkpoint's config.json
 
 # Pillow's filters (PIL.Image.Resampling) by the names that the model card gives them.
 _RESAMPLE_NAMES = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+# What transformers, torch, safetensors and onnx raise on files that are broken or other than they
+# expect: a pointer of Git LFS in the place of the weights, for one.
+_BROKEN = (
+    AttributeError,
+    DecodeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
 # Parameters that no embedding depends on, and so no export holds.
 _NOT_EXPORTED = {"logit_scale"}
 
@@ -110,7 +125,7 @@ def load_checkpoint(name: str) -> Checkpoint:
 def _from_hugging_face(source: str, model_id: str) -> Checkpoint:
     try:
         config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except _BROKEN as error:
         raise CheckpointError(
             f"{source}: its config.json cannot be read: {_first_line(error)}"
         ) from error
@@ -126,7 +141,7 @@ def _from_hugging_face(source: str, model_id: str) -> Checkpoint:
             attn_implementation="eager",
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except _BROKEN as error:
         raise CheckpointError(
             f"{source}: its weights cannot be read: {_first_line(error)}"
         ) from error
@@ -136,7 +151,7 @@ def _from_hugging_face(source: str, model_id: str) -> Checkpoint:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         processor = CLIPImageProcessorPil.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except _BROKEN as error:
         raise CheckpointError(
             f"{source}: its tokenizer or preprocessor_config.json cannot be read: "
             f"{_first_line(error)}"
@@ -176,7 +191,15 @@ def _from_model_folder(folder: Path) -> Checkpoint:
             tokenizer_file=str(folder / "clip_text" / "tokenizer.json"),
             model_max_length=card["max_tokens"],
         )
-    except (OSError, ValueError, KeyError, DecodeError) as error:
+        processor = CLIPImageProcessorPil(
+            size={"shortest_edge": card["resize_px"]},
+            crop_size={"height": card["image_size_px"], "width": card["image_size_px"]},
+            resample={name: filter for filter, name in _RESAMPLE_NAMES.items()}[card["resample"]],
+            image_mean=card["image_mean"],
+            image_std=card["image_std"],
+        )
+        model_id: str = card["model_id"]
+    except _BROKEN as error:
         raise CheckpointError(
             f"{folder}: is no complete model folder: {_first_line(error)}"
         ) from error
@@ -188,14 +211,7 @@ def _from_model_folder(folder: Path) -> Checkpoint:
     }
     _check_complete(str(folder), shapes.keys() - weights.keys())
     model.load_state_dict(weights, strict=False)
-    processor = CLIPImageProcessorPil(
-        size={"shortest_edge": card["resize_px"]},
-        crop_size={"height": card["image_size_px"], "width": card["image_size_px"]},
-        resample={name: filter for filter, name in _RESAMPLE_NAMES.items()}[card["resample"]],
-        image_mean=card["image_mean"],
-        image_std=card["image_std"],
-    )
-    return _checkpoint(str(folder), card["model_id"], model, tokenizer, processor)
+    return _checkpoint(str(folder), model_id, model, tokenizer, processor)
 
 
 def _checkpoint(
@@ -261,6 +277,13 @@ def _preprocessing(
             raise CheckpointError(
                 f"{source}: preprocessor_config.json has {name} = {actual}; only {value} can be "
                 "exported"
+            )
+    for name in ("image_mean", "image_std"):
+        channels = getattr(processor, name)
+        if not isinstance(channels, list | tuple) or len(channels) != 3:
+            raise CheckpointError(
+                f"{source}: preprocessor_config.json has {name} = {channels}; it must be three "
+                "numbers, for red, green and blue"
             )
     resize_px = processor.size["shortest_edge"]
     if resize_px is None or resize_px < size or processor.resample not in _RESAMPLE_NAMES:

@@ -111,6 +111,14 @@ def _truncate_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
 
 
+def _replace_weights(content: bytes) -> Callable[[Path], object]:
+    def spoil(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(content)
+
+    return spoil
+
+
 def _widen_weight(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["visual_projection.weight"] = np.zeros((3, 5), dtype=np.float32)
@@ -132,6 +140,13 @@ def _widen_weight(folder: Path) -> None:
         (_set("preprocessor_config.json", size={"height": 32, "width": 32}), "size ="),
         (_set("preprocessor_config.json", crop_size={"height": 8, "width": 8}), "crop_size ="),
         (_set("preprocessor_config.json", resample=0), "resample = 0"),
+        (_set("preprocessor_config.json", image_mean=0.5), "image_mean = 0.5"),
+        (lambda folder: (folder / "tokenizer.json").write_text('{"a": 1}'), "tokenizer or "),
+        (_replace_weights(b""), "weights cannot be read"),
+        (
+            _replace_weights(b"version https://git-lfs.github.com/spec/v1\n"),
+            "weights cannot be read",
+        ),
         (_end_token_elsewhere, "looks for end token 7"),
     ],
 )
@@ -151,6 +166,8 @@ def test_a_folder_that_cannot_be_exported(
     ("name", "content", "message"),
     [
         ("model_card.json", b"{}", "no complete model folder: 'precision'"),
+        ("model_card.json", b"[]", "no complete model folder: "),
+        ("model_card.json", b'{"precision": "fp32"}', "no complete model folder: 'max_tokens'"),
         ("model_card.json", b"not JSON", "no complete model folder: Expecting value"),
         ("model_card.json", b'{"precision": "int8"}', "holds a model in int8"),
         ("clip_text/1/model.onnx", b"not ONNX", "no complete model folder: Error parsing"),
