@@ -265,3 +265,21 @@ async def test_an_image_is_found_as_soon_as_it_is_stored(index: ImageIndex) -> N
 
     await asyncio.gather(*(add_and_look(number) for number in range(64)))
     assert await index.count() == 32
+
+
+async def test_pages_hold_everything_once_even_if_all_scores_are_equal(index: ImageIndex) -> None:
+    vectors = np.repeat(embeddings(1), 40, axis=0)
+    await index.upsert([an_image(n) for n in range(40)], vectors)
+    found: list[int] = []
+    for offset in range(0, 42, 7):
+        hits = await index.search(vectors[0], limit=8, offset=offset)
+        found += [hit.image.id.int for hit in hits[:7]]
+    assert sorted(found) == list(range(40))
+
+
+async def test_metadata_comes_back_to_the_last_digit(index: ImageIndex) -> None:
+    numbers = [*np.random.default_rng(0).random(200).tolist(), 1701966941.1688077, 1e300, 2**53]
+    image = an_image(1, metadata={"numbers": numbers, "flag": True, "one": 1})
+    await index.upsert([image], embeddings(1))
+    (stored,) = await index.get([image.id])
+    assert repr(stored.metadata) == repr(image.metadata)

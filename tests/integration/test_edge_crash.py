@@ -6,11 +6,13 @@ import asyncio
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID
 
@@ -79,9 +81,10 @@ async def until_healthy(index: EdgeIndex) -> None:
                 await asyncio.sleep(0.01)
 
 
-async def store(index: EdgeIndex, n: int) -> None:
-    images = [image(worker, 0) for worker in range(n)]
-    await index.upsert(images, np.concatenate([embedding(worker, 0) for worker in range(n)]))
+async def store(index: EdgeIndex, n: int, *, first: int = 0) -> None:
+    workers = range(first, first + n)
+    images = [image(worker, 0) for worker in workers]
+    await index.upsert(images, np.concatenate([embedding(worker, 0) for worker in workers]))
 
 
 # What the server does when its index process goes -------------------------------------------------
@@ -138,6 +141,39 @@ async def test_more_calls_than_allowed_are_refused(tmp_path: Path) -> None:
         assert await index.count() == 0
 
 
+async def test_who_gives_up_takes_a_place_until_the_index_has_answered(tmp_path: Path) -> None:
+    async with an_index(tmp_path, max_in_flight=3) as index:
+        await store(index, 10)
+        (pid,) = index_pids()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await index.search(embedding(0, 0)[0], limit=1)
+            with pytest.raises(Overloaded):
+                await index.count()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await index.health()  # answered after the three, which are through by then
+        assert await index.count() == 10
+
+
+async def test_a_server_with_many_connections_can_start_its_index(tmp_path: Path) -> None:
+    """Its descriptor then has a number above those that select() knows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip("fewer than 4,096 descriptors are allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    with ExitStack() as stack:
+        for _ in range(1100):
+            stack.enter_context(open(os.devnull, "rb"))  # noqa: ASYNC230
+        async with an_index(tmp_path) as index:
+            await store(index, 5)
+            assert await index.count() == 5
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 async def test_closing_answers_what_is_under_way(tmp_path: Path) -> None:
     async with an_index(tmp_path) as index:
         writes = [asyncio.create_task(store(index, 50)) for _ in range(10)]
@@ -174,6 +210,18 @@ async def test_optimizing_loses_no_write_made_meanwhile(tmp_path: Path) -> None:
     assert shards(tmp_path) == ["shard-000002"]
     async with an_index(tmp_path) as index:
         await check_state(index, steps)
+
+
+async def test_what_was_written_meanwhile_is_synced_before_the_switch(tmp_path: Path) -> None:
+    async with an_index(tmp_path) as index:
+        await store(index, 2000)
+        optimizing = asyncio.create_task(index.optimize())
+        await until(lambda: len(index_pids()) == 2)
+        await store(index, 50, first=2000)
+        await optimizing
+        # A shard's floor is written when it is flushed.
+        floor = tmp_path / "collections" / "images" / "shard-000002" / "floor"
+        assert int(await asyncio.to_thread(floor.read_text)) == 2050
 
 
 async def test_the_graph_is_built_when_enough_is_new(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 The payload keeps the names of StoredImage, so that a filter on ``metadata.colour`` or
 ``create_time`` reads as one would expect; times are RFC 3339, which Qdrant's datetime index takes.
+Metadata is kept a second time, as text, and read from there: Qdrant Edge reads one number in ten
+with an error in its last digit (tried), and a copy of a copy would drift.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -24,6 +27,7 @@ def to_payload(image: StoredImage) -> Payload:
         "url": image.url,
         "uri": image.uri,
         "metadata": dict(image.metadata),
+        "metadata_json": json.dumps(image.metadata),
         CONTENT_KEY: image.sha256,
         "media_type": image.media_type,
         "width_px": image.width_px,
@@ -43,7 +47,7 @@ def from_payload(image_id: UUID, payload: Mapping[str, Any]) -> StoredImage:
         id=image_id,
         url=payload["url"],
         uri=payload["uri"],
-        metadata=payload["metadata"],
+        metadata=json.loads(payload["metadata_json"]),
         sha256=payload[CONTENT_KEY],
         media_type=payload["media_type"],
         width_px=payload["width_px"],

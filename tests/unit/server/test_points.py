@@ -68,6 +68,7 @@ def test_the_keys_are_what_filters_will_name() -> None:
         "url": "https://example.org/1",
         "uri": "one",
         "metadata": {"colour": "red"},
+        "metadata_json": '{"colour": "red"}',
         "sha256": "ab" * 32,
         "media_type": "image/png",
         "width_px": 1,

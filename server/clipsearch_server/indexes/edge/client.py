@@ -15,6 +15,8 @@ from clipsearch_server.errors import DeadlineExceeded, IndexUnavailable, Startup
 from clipsearch_server.indexes.edge.protocol import (
     LENGTH_BYTES,
     READY,
+    Forget,
+    Ordered,
     Request,
     body_length,
     frame,
@@ -43,9 +45,12 @@ class EdgeProcess:
         self._reader = reader
         self._writer = writer
         self._last_id = READY
-        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._waiting: dict[int, asyncio.Future[Any]] = {}  # until answered, called for or not
         self._receiver: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
+        self.abandoned = (
+            0  # requests whose callers have gone, and that the process yet has to answer
+        )
 
     @classmethod
     async def start(
@@ -96,8 +101,9 @@ class EdgeProcess:
         """Returns the answer that the request's docstring promises.
 
         The request is sent before this first gives way to another task, so requests cross in the
-        order of their calls. Raises what the process answers with (StorageFull, IndexUnavailable,
-        ValueError), IndexUnavailable if it ends first, DeadlineExceeded.
+        order of their calls. Whoever gives up on a read spares the process the work, unless it has
+        begun. Raises what the process answers with (StorageFull, IndexUnavailable, ValueError),
+        IndexUnavailable if it ends first, DeadlineExceeded.
         """
         if self.ended.is_set():
             raise IndexUnavailable("the index process has stopped; it is being restarted")
@@ -111,7 +117,10 @@ class EdgeProcess:
         except TimeoutError as error:
             raise DeadlineExceeded(f"the index did not answer within {timeout_s:g} s") from error
         finally:
-            del self._waiting[message_id]
+            if message_id in self._waiting:
+                self.abandoned += 1
+                if not isinstance(request, Ordered):
+                    self._writer.write(frame(message_id, Forget()))
 
     async def stop(self) -> None:
         """Lets the process answer what it was asked, flush and exit."""
@@ -153,8 +162,9 @@ class EdgeProcess:
         try:
             while True:
                 message_id, content = await self._receive()
-                answer = self._waiting.get(message_id)  # None: nobody waits for it any more
-                if answer is None or answer.done():
+                answer = self._waiting.pop(message_id)
+                if answer.done():  # its caller has gone
+                    self.abandoned -= 1
                     continue
                 if isinstance(content, Exception):
                     answer.set_exception(content)
@@ -167,6 +177,7 @@ class EdgeProcess:
             for answer in self._waiting.values():
                 if not answer.done():
                     answer.set_exception(IndexUnavailable("the index process stopped"))
+            self._waiting.clear()
 
     async def _receive(self) -> tuple[int, Any]:
         prefix = await self._reader.readexactly(LENGTH_BYTES)

@@ -53,7 +53,8 @@ class EdgeIndex:
 
     A search goes through the points one by one until ``optimize_after_points`` are new, and a fifth
     of all; then a search graph is built aside, and nothing stops meanwhile (rebuild.py).
-    Besides what the port says, calls raise Overloaded if ``max_in_flight`` are under way.
+    Besides what the port says, calls raise Overloaded if ``max_in_flight`` are under way, those
+    whose callers have given up included until the process has answered them.
 
     Entering raises StartupError if another server has the folder or something in it is damaged,
     ModelMismatch if another model filled the collection.
@@ -218,7 +219,7 @@ class EdgeIndex:
     def _admitted(self) -> Iterator[None]:
         if self._closing:
             raise IndexUnavailable("the index is closed")
-        if self._in_flight >= self._max_in_flight:
+        if self._in_flight + self._shard.abandoned >= self._max_in_flight:
             raise Overloaded("too many calls are waiting for the index")
         self._in_flight += 1
         self._drained.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -18,7 +19,8 @@ from clipsearch_server.indexes.edge.rebuild import rebuild
 
 _log = logging.getLogger(__name__)
 
-# Between an index process's death and its next start; doubled after each start that fails.
+# Between an index process's death and its next start; doubled after each start that fails, and
+# after each process that lived for less than the longest.
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 
@@ -75,6 +77,11 @@ class LiveShard:
         await _cancel(self._keeper)
         await _cancel(self._optimizing)
         await self._process.stop()
+
+    @property
+    def abandoned(self) -> int:
+        """How many requests the process has to answer whose callers have gone."""
+        return self._process.abandoned
 
     async def read(self, request: Read) -> Any:
         """Returns the request's answer. Raises what EdgeProcess.call raises."""
@@ -138,26 +145,29 @@ class LiveShard:
             _log.warning("the search graph was not built, searches stay as slow: %s", error)
 
     async def _keep_running(self) -> None:
+        pause_s = _FIRST_PAUSE_S
         while True:
-            process = self._process
+            process, since = self._process, time.monotonic()
             await process.ended.wait()
             if process is not self._process:
                 continue  # it was replaced, and has retired
+            if time.monotonic() - since > _LONGEST_PAUSE_S:
+                pause_s = _FIRST_PAUSE_S
             _log.error("the index process %d died; starting it again", process.pid)
             await _cancel(self._optimizing)
             await process.kill()
-            self._process = await self._restart()
+            self._process, pause_s = await self._restart(pause_s)
             _log.info("the index process is back")
 
-    async def _restart(self) -> EdgeProcess:
-        pause_s = _FIRST_PAUSE_S
+    async def _restart(self, pause_s: float) -> tuple[EdgeProcess, float]:
+        """Returns a new process, and the pause before the next if this one dies soon too."""
         while True:
             await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             try:
-                return await self._start()
+                return await self._start(), pause_s
             except (ClipsearchError, OSError) as error:
                 _log.error("the index process does not start: %s", error)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _start(self) -> EdgeProcess:
         shard = await asyncio.to_thread(self._folder.current)

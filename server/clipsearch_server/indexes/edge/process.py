@@ -37,6 +37,8 @@ from clipsearch_server.indexes.edge.protocol import (
     Count,
     Delete,
     FindContent,
+    Flush,
+    Forget,
     Get,
     GetStats,
     Optimize,
@@ -75,8 +77,11 @@ class _Inbox:
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
+        # Not select: the server passes its own descriptor's number, which may exceed 1,023.
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
         self._buffer = bytearray()
-        self.reads: deque[tuple[int, Read]] = deque()
+        self.reads: deque[tuple[int, Read | None]] = deque()  # None: nobody waits for it
         self.ordered: deque[tuple[int, Ordered]] = deque()
         self.closed = False
 
@@ -85,7 +90,7 @@ class _Inbox:
 
     def receive(self, timeout_s: float | None) -> bool:
         """Waits for something to arrive and takes it in; returns whether anything did."""
-        if self.closed or not select.select([self._channel], [], [], timeout_s)[0]:
+        if self.closed or not self._poll.poll(None if timeout_s is None else timeout_s * 1000):
             return False
         data = self._channel.recv(_RECEIVE_BYTES)
         self.closed = not data
@@ -98,11 +103,16 @@ class _Inbox:
             del self._buffer[:end]
         return True
 
-    def _sort(self, message_id: int, request: Request) -> None:
-        if isinstance(request, Upsert | Delete | CopyPage | CopyIds | Optimize):
-            self.ordered.append((message_id, request))
-        else:
-            self.reads.append((message_id, request))
+    def _sort(self, message_id: int, request: Request | Forget) -> None:
+        match request:
+            case Forget():
+                for place, (waiting_id, _) in enumerate(self.reads):
+                    if waiting_id == message_id:
+                        self.reads[place] = (message_id, None)
+            case Upsert() | Delete() | CopyPage() | CopyIds() | Flush() | Optimize():
+                self.ordered.append((message_id, request))
+            case _:
+                self.reads.append((message_id, request))
 
 
 class _Server:
@@ -133,10 +143,13 @@ class _Server:
         few = [reads.popleft() for _ in range(min(len(reads), _MAX_READS))]
         searches: list[tuple[int, Search]] = []
         for message_id, request in few:
-            if isinstance(request, Search):
-                searches.append((message_id, request))
-            else:
-                self._answer([message_id], partial(self._read, request))
+            match request:
+                case None:
+                    self._reply(message_id, None)
+                case Search():
+                    searches.append((message_id, request))
+                case _:
+                    self._answer([message_id], partial(self._read, request))
         if searches:
             self._answer_searches(searches)
 
@@ -175,6 +188,9 @@ class _Server:
                 self._answer([message_id], partial(self._shard.copy_page, limit, start_id))
             case CopyIds(ids):
                 self._answer([message_id], partial(self._shard.copy_ids, ids))
+            case Flush():
+                self._answer([message_id], self._shard.flush)
+                self._unflushed = 0
             case Optimize():
                 self._answer([message_id], self._shard.optimize)
 

@@ -78,6 +78,12 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """Sent under the id of a request that reads, whose caller has gone: if it is still waiting, it
+    is answered with None and no work. Has no answer of its own."""
+
+
+@dataclass(frozen=True, slots=True)
 class GetStats:
     """-> Stats. Costs nothing, so it also asks whether the process is well."""
 
@@ -123,6 +129,11 @@ class CopyIds:
 
 
 @dataclass(frozen=True, slots=True)
+class Flush:
+    """-> None, once everything written so far survives a power loss."""
+
+
+@dataclass(frozen=True, slots=True)
 class Optimize:
     """-> None, once the search graph is built and on disk. Takes minutes and answers nothing
     else meanwhile."""
@@ -130,7 +141,7 @@ class Optimize:
 
 OtherRead: TypeAlias = Get | FindContent | Scroll | Count | GetStats
 Read: TypeAlias = Search | OtherRead
-Ordered: TypeAlias = Upsert | Delete | CopyPage | CopyIds | Optimize
+Ordered: TypeAlias = Upsert | Delete | CopyPage | CopyIds | Flush | Optimize
 Request: TypeAlias = Read | Ordered
 
 

@@ -7,8 +7,8 @@ its own; the copy is then brought up to date and takes the place of the live sha
     optimizing     it builds the graph, flushes and ends
     catching up    a process of normal priority opens the new shard; ids written since copying began
                    are copied again, round after round, until few are left
-    switching      writes are held; the last ids are copied; CURRENT names the new shard; reads and
-                   writes go to the new process; writes go on
+    switching      writes are held; the last ids are copied, and flushed; CURRENT names the new
+                   shard; reads and writes go to the new process; writes go on
     retiring       the old process ends and its folder is removed
 
 Why nothing is lost: until the switch, writes go to the live shard alone, so it always has
@@ -37,6 +37,7 @@ from clipsearch_server.indexes.edge.protocol import (
     CopyIds,
     CopyPage,
     Delete,
+    Flush,
     Optimize,
     Points,
     Upsert,
@@ -83,8 +84,12 @@ async def rebuild(
             try:
                 await _catch_up(live, successor, changes)
                 _log.info("%s: switching", new)
+                # What the old shard has on disk, the new one must have there before it counts. The
+                # first flush is for the second, which keeps writers waiting, to be short.
+                await successor.call(Flush())
                 with changes.held():
                     await _copy_ids(live, successor, changes.take())
+                    await successor.call(Flush())
                     await _name_current(folder, new)
                     switch(successor)
             except BaseException:

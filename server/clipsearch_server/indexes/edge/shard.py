@@ -36,6 +36,12 @@ _SPARE_BYTES = 64 * 2**20
 # The floor is lowered by more than the deletion at hand, so that few deletions have to wait for it.
 _FLOOR_STEP = 1000
 
+# What comes first depends a little on how many are asked for: the graph is then searched more
+# widely, and equal scores come in another order. So that the pages of a query are cut from one
+# ranking, a search is for one of few numbers, the first of which costs no more than a page does.
+# Across two of them, a hit may still repeat or be missing.
+_WINDOWS = (128, 1024, 11_264)
+
 _FULL = ("No space left on device", "Disk quota exceeded")  # strerror of ENOSPC and EDQUOT
 
 
@@ -132,16 +138,21 @@ class Shard:
         requests = [
             edge.QueryRequest(
                 query=edge.Query.Nearest(search.vector.tolist()),
-                limit=search.limit,
-                offset=search.offset,
+                limit=_window(search.offset + search.limit),
                 score_threshold=search.score_threshold,
-                with_payload=True,
             )
             for search in searches
         ]
         with _explained():
             answers = self._shard.query_batch(edge.QueryBatchRequest(requests))
-        return [[(_uuid(p.id), p.score, p.payload or {}) for p in points] for points in answers]
+        pages = [
+            sorted((-point.score, _uuid(point.id)) for point in points)[
+                search.offset : search.offset + search.limit
+            ]
+            for search, points in zip(searches, answers, strict=True)
+        ]
+        payloads = dict(self.get(list({image_id for page in pages for _, image_id in page})))
+        return [[(image_id, -score, payloads[image_id]) for score, image_id in p] for p in pages]
 
     def get(self, ids: Sequence[UUID]) -> list[Entry]:
         with _explained():
@@ -235,6 +246,10 @@ def _explained() -> Iterator[None]:
         if any(text in str(error) for text in _FULL):
             raise StorageFull("the disk of the index is full") from error
         raise IndexUnavailable(f"the index failed: {error}") from error
+
+
+def _window(limit: int) -> int:
+    return next((window for window in _WINDOWS if window >= limit), limit)
 
 
 def _read_floor(file: Path) -> int:
