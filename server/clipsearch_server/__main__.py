@@ -8,7 +8,9 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from clipsearch_server.app import open_app
 from clipsearch_server.errors import ModelMismatch, StartupError
@@ -17,12 +19,27 @@ from clipsearch_server.settings import Settings, load_settings, unknown_variable
 logger = logging.getLogger("clipsearch_server")
 
 
+def run() -> NoReturn:
+    """The entry point: ``main``, and an end that waits for nobody.
+
+    Everything was closed in its order by then; what may still run are threads that hang in the
+    system's resolver, for which Python would wait.
+    """
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until SIGTERM or SIGINT.
 
     Returns 0 after a drain, and 1, with one line on stderr, if the server cannot start. A second
     signal ends the process at once, with 128 and the signal's number.
     """
+    # Pillow warns of odd EXIF with a line a tag, of which an image may have 65,000.
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         settings = load_settings(sys.argv[1:] if argv is None else argv)
         logging.basicConfig(
@@ -68,4 +85,4 @@ def _on_signal(number: signal.Signals, stopping: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -19,7 +19,13 @@ _MAX_JPEG_SCANS = 100
 # Segments, chunks, blocks or stray bytes. Encoders write about one for each 8 kB.
 _MAX_PARTS = 20_000
 
+# Pillow joins the EXIF segments of a JPEG one by one, in time by the square of their number.
+# Cameras write one, and programs that cut a long one up a few.
+_MAX_EXIF_SEGMENTS = 64
+
 _SCAN = 0xDA  # JPEG's SOS marker
+_APP1 = 0xE1
+_EXIF_HEADER = b"Exif\0\0"
 
 # The JPEG markers that a length follows, as Pillow's header parser knows them; to it, anything else
 # is stray bytes. Only among the scans does EOI end the image.
@@ -38,10 +44,11 @@ def check_complexity(content: bytes, media_type: str) -> None:
     read_parts = _READERS.get(media_type)
     if read_parts is None:
         return
-    scans = 0
+    scans = exif_segments = 0
     for count, part in enumerate(read_parts(content), start=1):
         scans += part == _SCAN
-        if scans > _MAX_JPEG_SCANS or count > _MAX_PARTS:
+        exif_segments += part == _APP1
+        if scans > _MAX_JPEG_SCANS or exif_segments > _MAX_EXIF_SEGMENTS or count > _MAX_PARTS:
             raise InvalidImage(
                 "the image is stored in too many parts to be decoded in reasonable time; save it "
                 "again with ordinary settings",
@@ -63,7 +70,10 @@ def _read_jpeg(content: bytes) -> Iterator[int]:
             yield from repeat(0, (marker.start() if marker else len(content)) - position)
         if marker is None or marker[1][0] == _JPEG_EOI:
             return
-        yield marker[1][0]
+        is_app1_of_another = marker[1][0] == _APP1 and not content.startswith(
+            _EXIF_HEADER, marker.end() + 2
+        )
+        yield 0 if is_app1_of_another else marker[1][0]
         in_scans = in_scans or marker[1][0] == _SCAN
         position = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
 

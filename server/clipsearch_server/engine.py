@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from clipsearch_server.ports import (
     StoredImage,
 )
 from clipsearch_server.text import Tokenizer
+from clipsearch_server.turns import Turns
 
 T = TypeVar("T")
 
@@ -116,6 +118,7 @@ class SearchEngine:
         self._decode = decode
         self._executor = executor
         self._max_image_bytes = max_image_bytes
+        self._turns = Turns(1)
 
     async def add(self, new: NewImage) -> AddedImage:
         """Adds one image; returns when it is durable.
@@ -123,9 +126,19 @@ class SearchEngine:
         Raises InvalidRequest, SourceNotAllowed, SourceFailed or InvalidImage if the source is at
         fault.
         """
-        content = await self._read(new)
-        sha256 = await self._in_thread(_sha256, content)
-        image_id = new.id or _derived_id(new.url, sha256)
+        try:
+            content = await self._read(new)
+            sha256 = await self._in_thread(_sha256, content)
+            image_id = new.id or _derived_id(new.url, sha256)
+            # What is looked up must still be so when it is acted upon. Two adds may differ in one
+            # and share the other; all take the id's turn first, so none waits in a circle.
+            async with self._turns.take(image_id), self._turns.take(sha256):
+                return await self._add(new, content, sha256, image_id)
+        except InvalidImage as error:
+            error.field = "content" if new.url is None else "url"
+            raise
+
+    async def _add(self, new: NewImage, content: bytes, sha256: str, image_id: UUID) -> AddedImage:
         stored = await self._stored(image_id)
         if stored is not None and _is_same(stored, new, sha256):
             return AddedImage(stored, AddOutcome.UNCHANGED)
@@ -238,9 +251,13 @@ def _uri(new: NewImage) -> str:
 
 
 def _is_same(stored: StoredImage, new: NewImage, sha256: str) -> bool:
-    return (stored.sha256, stored.url, stored.uri, stored.metadata) == (
+    return (stored.sha256, stored.url, stored.uri, _canonical(stored.metadata)) == (
         sha256,
         new.url or "",
         _uri(new),
-        new.metadata,
+        _canonical(new.metadata),
     )
+
+
+def _canonical(metadata: Metadata) -> str:
+    return json.dumps(metadata, sort_keys=True)  # to Python, true equals 1

@@ -117,7 +117,9 @@ class CollectionNotFound(NotFound):
     resource_type = "clipsearch.v1.Collection"
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, f"there is no collection named {name!r}")
+        # A name may be as long as a message, and what travels with a status may not.
+        shown = name if len(name) <= 64 else name[:64] + "..."
+        super().__init__(shown, f"there is no collection named {shown!r}")
 
 
 class ModelMismatch(ClipsearchError):

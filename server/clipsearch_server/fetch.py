@@ -11,10 +11,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Self, TypeAlias
 
@@ -23,6 +21,7 @@ import httpcore2
 from clipsearch_server.addresses import is_allowed
 from clipsearch_server.errors import InvalidImage, InvalidRequest, SourceFailed, SourceNotAllowed
 from clipsearch_server.source_url import SourceUrl
+from clipsearch_server.turns import Turns
 
 # Resolves a host name or address literal for a port into IP addresses. Raises OSError.
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -33,6 +32,12 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 # unreachable and not as slow.
 _CONNECT_SHARE = 0.5
 _MAX_ADDRESSES_TRIED = 4
+
+# HTTP's chunks may be of one byte each, 11,000 of them in what a socket delivers at once. Packets
+# carry 500 bytes and more, so a body in pieces much smaller was cut that way to keep us busy.
+_MANY_CHUNKS = 1000
+_MIN_CHUNK_BYTES = 128
+_CHUNKS_A_TURN = 64
 
 _HEADERS = (
     ("User-Agent", f"clipsearch-server/{version('clipsearch-server')}"),
@@ -71,7 +76,8 @@ class HttpFetcher:
         self._max_bytes = max_bytes
         self._max_redirects = max_redirects
         self._allow_private = allow_private
-        self._places = _Places(max_concurrent, max_concurrent_per_host)
+        self._places = asyncio.Semaphore(max_concurrent)
+        self._host_places = Turns(max_concurrent_per_host)
         # getaddrinfo blocks and cannot be cancelled: its threads are our own, so that names that
         # hang hold up no other part of the server.
         self._resolver_threads = ThreadPoolExecutor(max_concurrent, "clipsearch-resolver")
@@ -105,7 +111,8 @@ class HttpFetcher:
         remaining_s = self._timeout_s
         clock = asyncio.get_running_loop().time
         for _ in range(self._max_redirects + 1):
-            async with self._places.take(target.host):
+            # The host's place first: who waits for a busy host must not hold a place for any.
+            async with self._host_places.take(target.host), self._places:
                 started = clock()
                 try:
                     async with asyncio.timeout(remaining_s):
@@ -154,10 +161,20 @@ class HttpFetcher:
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> bytes:
         body = bytearray()
+        count = 0
         async for chunk in chunks:
             body += chunk
+            count += 1
             if len(body) > self._max_bytes:
                 raise _too_large(self._max_bytes)
+            if count > _MANY_CHUNKS and len(body) < count * _MIN_CHUNK_BYTES:
+                raise SourceFailed(
+                    "the URL's host sends the image in unduly small pieces",
+                    reason="SOURCE_UNAVAILABLE",
+                    retryable=False,
+                )
+            if count % _CHUNKS_A_TURN == 0:
+                await asyncio.sleep(0)  # what was received at once is read without giving way
         return bytes(body)
 
     def _redirect(self, source: SourceUrl, location: str) -> SourceUrl:
@@ -241,29 +258,6 @@ class _VettedNetwork(httpcore2.AsyncNetworkBackend):
             reason="SOURCE_UNAVAILABLE",
             retryable=True,
         ) from failure
-
-
-class _Places:
-    """Bounds how many fetches run at once, in all and for each host."""
-
-    def __init__(self, total: int, per_host: int) -> None:
-        self._all = asyncio.Semaphore(total)
-        self._per_host = per_host
-        self._hosts: dict[str, asyncio.Semaphore] = {}
-        self._users: Counter[str] = Counter()
-
-    @asynccontextmanager
-    async def take(self, host: str) -> AsyncIterator[None]:
-        # The host's place first: who waits for a busy host must not hold a place for any.
-        semaphore = self._hosts.setdefault(host, asyncio.Semaphore(self._per_host))
-        self._users[host] += 1
-        try:
-            async with semaphore, self._all:
-                yield
-        finally:
-            self._users[host] -= 1
-            if not self._users[host]:
-                del self._users[host], self._hosts[host]
 
 
 def _header(response: httpcore2.Response, name: bytes) -> str:

@@ -17,7 +17,9 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from clipsearch_server.errors import StartupError
 
@@ -37,7 +39,7 @@ class ModelCard:
     embedding_dim: int
     image_size_px: int  # side of the square that the vision tower sees
     resize_px: int  # the shorter side is resized to this before the centre is cropped
-    resample: str  # "bicubic", "bilinear" or "lanczos"
+    resample: Literal["bicubic", "bilinear", "lanczos"]
     image_mean: tuple[float, float, float]  # applied in the graph; here for the record
     image_std: tuple[float, float, float]
     max_tokens: int  # start and end tokens included
@@ -104,7 +106,20 @@ def _read_card(file: Path) -> ModelCard:
     names = {field.name for field in fields(ModelCard)}
     if missing := sorted(names - values.keys()):
         raise StartupError(f"{file}: lacks {', '.join(missing)}; export the model again")
-    known = {name: values[name] for name in names}
-    known["image_mean"] = tuple(known["image_mean"])
-    known["image_std"] = tuple(known["image_std"])
-    return ModelCard(**known)
+    try:
+        card = _CARD.validate_python({name: values[name] for name in names})
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise StartupError(f"{file}: {where}: {problem['msg']}; export the model again") from error
+    if unlisted := sorted(_FILES - card.files.keys()):
+        raise StartupError(f"{file}: does not list {', '.join(unlisted)}; export the model again")
+    return card
+
+
+_CARD = TypeAdapter(ModelCard)
+_FILES = {
+    f"{TEXT_MODEL}/tokenizer.json",
+    f"{TEXT_MODEL}/1/model.onnx",
+    f"{VISION_MODEL}/1/model.onnx",
+}

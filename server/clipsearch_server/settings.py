@@ -181,7 +181,17 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         settings = Settings.model_validate(values)
     except ValidationError as error:
         raise StartupError(_explain(error, origins, config)) from error
-    return settings.model_copy(update={"data_dir": settings.data_dir.expanduser().absolute()})
+    try:
+        folders = {
+            name: getattr(settings, name).expanduser().absolute()
+            for name in ("data_dir", "model_dir")
+        }
+    except RuntimeError as error:  # there is no such user, or this one has no home
+        raise StartupError(
+            f"data_dir={settings.data_dir}, model_dir={settings.model_dir}: {error}; name the "
+            "folders without ~"
+        ) from error
+    return settings.model_copy(update=folders)
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:  # noqa: TID251

@@ -162,7 +162,7 @@ class AddImageRequest(_message.Message):
     """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """Anything to be stored with the image and returned with it, at most 16 KiB as JSON."""
+        """Anything to be stored with the image and returned with it, at most 16 KiB as JSON and 16 levels deep."""
 
     def __init__(
         self,
@@ -302,7 +302,8 @@ class QueryTextRequest(_message.Message):
     """
     page_token: _builtins.str
     """The `next_page_token` of an earlier response, to go on where that ended. Every other field except
-    `limit` must be as it was then: returns INVALID_ARGUMENT if not.
+    `limit` must be as it was then: returns INVALID_ARGUMENT if not. While nothing is added or deleted,
+    each of the first 128 hits is on one page; about ranks 128 and 1,024 a hit may repeat or be missing.
     """
     score_threshold: _builtins.float
     """The score below which an image is not a hit, from -1 to 1. Default: no threshold. Returns
@@ -464,7 +465,7 @@ class ListImagesRequest(_message.Message):
     """
     page_token: _builtins.str
     """The `next_page_token` of an earlier response, to go on where that ended. Returns INVALID_ARGUMENT if
-    it is not one of this collection's.
+    it is malformed.
     """
     collection: _builtins.str
     """The collection. Default: the server's default collection. Returns NOT_FOUND if there is no such

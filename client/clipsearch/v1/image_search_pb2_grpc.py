@@ -32,8 +32,8 @@ class ImageSearchServiceStub(object):
     embedded by CLIP's text encoder, and the images nearest to it are returned.
 
     Every error carries a google.rpc.ErrorInfo whose domain is `clipsearch`; an invalid field is named
-    in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a call worth
-    repeating says when in a google.rpc.RetryInfo. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
+    in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a server with too
+    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
     every method and are not repeated below.
     """
 
@@ -87,8 +87,8 @@ class ImageSearchServiceServicer(object):
     embedded by CLIP's text encoder, and the images nearest to it are returned.
 
     Every error carries a google.rpc.ErrorInfo whose domain is `clipsearch`; an invalid field is named
-    in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a call worth
-    repeating says when in a google.rpc.RetryInfo. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
+    in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a server with too
+    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
     every method and are not repeated below.
     """
 
@@ -109,8 +109,9 @@ class ImageSearchServiceServicer(object):
         """Adds many images over one stream, and returns one result an item.
 
         Results come in the order in which items finish, matched by `item_id`. A bad item gets its own
-        error status and never disturbs its neighbours. An item is stored when its result is sent; an item
-        without a result may be sent again.
+        error status and never disturbs its neighbours; only one larger than a message may be (the
+        server's `max_image_bytes` and 1 MiB) ends the stream. An item is stored when its result is sent; an
+        item without a result may be sent again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -206,8 +207,8 @@ class ImageSearchService(object):
     embedded by CLIP's text encoder, and the images nearest to it are returned.
 
     Every error carries a google.rpc.ErrorInfo whose domain is `clipsearch`; an invalid field is named
-    in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a call worth
-    repeating says when in a google.rpc.RetryInfo. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
+    in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a server with too
+    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
     every method and are not repeated below.
     """
 

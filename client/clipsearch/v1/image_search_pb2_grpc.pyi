@@ -33,8 +33,8 @@ class ImageSearchServiceStub:
     embedded by CLIP's text encoder, and the images nearest to it are returned.
 
     Every error carries a google.rpc.ErrorInfo whose domain is `clipsearch`; an invalid field is named
-    in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a call worth
-    repeating says when in a google.rpc.RetryInfo. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
+    in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a server with too
+    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
     every method and are not repeated below.
     """
 
@@ -55,8 +55,9 @@ class ImageSearchServiceStub:
     """Adds many images over one stream, and returns one result an item.
 
     Results come in the order in which items finish, matched by `item_id`. A bad item gets its own
-    error status and never disturbs its neighbours. An item is stored when its result is sent; an item
-    without a result may be sent again.
+    error status and never disturbs its neighbours; only one larger than a message may be (the
+    server's `max_image_bytes` and 1 MiB) ends the stream. An item is stored when its result is sent; an
+    item without a result may be sent again.
     """
     QueryText: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.QueryTextRequest, _image_search_pb2.QueryTextResponse]
     """Finds the images that a text describes, and returns them best first.
@@ -80,8 +81,8 @@ class ImageSearchServiceAsyncStub(ImageSearchServiceStub):
     embedded by CLIP's text encoder, and the images nearest to it are returned.
 
     Every error carries a google.rpc.ErrorInfo whose domain is `clipsearch`; an invalid field is named
-    in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a call worth
-    repeating says when in a google.rpc.RetryInfo. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
+    in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a server with too
+    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
     every method and are not repeated below.
     """
 
@@ -99,8 +100,9 @@ class ImageSearchServiceAsyncStub(ImageSearchServiceStub):
     """Adds many images over one stream, and returns one result an item.
 
     Results come in the order in which items finish, matched by `item_id`. A bad item gets its own
-    error status and never disturbs its neighbours. An item is stored when its result is sent; an item
-    without a result may be sent again.
+    error status and never disturbs its neighbours; only one larger than a message may be (the
+    server's `max_image_bytes` and 1 MiB) ends the stream. An item is stored when its result is sent; an
+    item without a result may be sent again.
     """
     QueryText: _aio.UnaryUnaryMultiCallable[_image_search_pb2.QueryTextRequest, _image_search_pb2.QueryTextResponse]  # type: ignore[assignment]
     """Finds the images that a text describes, and returns them best first.
@@ -123,8 +125,8 @@ class ImageSearchServiceServicer(metaclass=_abc_1.ABCMeta):
     embedded by CLIP's text encoder, and the images nearest to it are returned.
 
     Every error carries a google.rpc.ErrorInfo whose domain is `clipsearch`; an invalid field is named
-    in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a call worth
-    repeating says when in a google.rpc.RetryInfo. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
+    in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a server with too
+    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
     every method and are not repeated below.
     """
 
@@ -152,8 +154,9 @@ class ImageSearchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds many images over one stream, and returns one result an item.
 
         Results come in the order in which items finish, matched by `item_id`. A bad item gets its own
-        error status and never disturbs its neighbours. An item is stored when its result is sent; an item
-        without a result may be sent again.
+        error status and never disturbs its neighbours; only one larger than a message may be (the
+        server's `max_image_bytes` and 1 MiB) ends the stream. An item is stored when its result is sent; an
+        item without a result may be sent again.
         """
 
     @_abc_1.abstractmethod

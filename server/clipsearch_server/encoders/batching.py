@@ -102,6 +102,8 @@ class _Batcher:
     async def submit(self, rows: NDArray[Any]) -> Embeddings:
         """Embeds rows, each in whatever batch takes it, and returns them in their order."""
         if len(self._waiting) + len(rows) > self._max_waiting:
+            self._drop_abandoned()
+        if len(self._waiting) + len(rows) > self._max_waiting:
             raise Overloaded("too many texts and images are waiting for the encoder")
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(row, self._group_of(row), loop.create_future()) for row in rows]
@@ -127,7 +129,7 @@ class _Batcher:
     def _next_batch(self) -> list[_Waiting]:
         """Takes the oldest row and up to max_batch - 1 of its group; drops those nobody waits
         for."""
-        self._waiting = [item for item in self._waiting if not item.embedding.done()]
+        self._drop_abandoned()
         batch: list[_Waiting] = []
         left: list[_Waiting] = []
         for item in self._waiting:
@@ -137,6 +139,9 @@ class _Batcher:
         if not left:
             self._arrived.clear()
         return batch
+
+    def _drop_abandoned(self) -> None:
+        self._waiting = [item for item in self._waiting if not item.embedding.done()]
 
     async def _embed(self, batch: Sequence[_Waiting]) -> None:
         if not batch:

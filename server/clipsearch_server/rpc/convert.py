@@ -10,7 +10,9 @@ import binascii
 import hashlib
 import json
 import math
+import re
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -21,16 +23,21 @@ from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch_server.engine import AddedImage, AddOutcome, NewImage, TextHits
 from clipsearch_server.errors import InvalidRequest
 from clipsearch_server.model import ModelCard
-from clipsearch_server.ports import ImagePage, Metadata, StoredImage
+from clipsearch_server.ports import ImagePage, JsonValue, Metadata, StoredImage
 
 MAX_LIMIT = 1000
 DEFAULT_PAGE_SIZE = 100
 MAX_TEXT_BYTES = 65_536
 MAX_URI_BYTES = 2_048
 MAX_METADATA_BYTES = 16_384
+# protobuf reads 100 messages within each other; a level of metadata is two or three of them, and
+# what answers with it wraps it in up to four.
+MAX_METADATA_DEPTH = 16
 MAX_ITEM_ID_BYTES = 256
 # A page token names ranks up to here. Searching deeper costs the index more than it gives a person.
 MAX_OFFSET = 10_000
+
+_UUID = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}", re.I)
 
 _OUTCOMES = {
     AddOutcome.ADDED: pb.ADD_OUTCOME_ADDED,
@@ -91,12 +98,11 @@ def text_query(request: pb.QueryTextRequest, *, default_limit: int) -> TextQuery
 
 def image_id(value: str) -> UUID:
     """Reads an image's id."""
-    try:
-        return UUID(value)
-    except ValueError:
+    if not _UUID.fullmatch(value):  # UUID() takes much more
         raise InvalidRequest(
             "id", "is not a UUID, for example 7d444840-9dc0-11d1-b245-5ffdce74fad2"
-        ) from None
+        )
+    return UUID(value)
 
 
 def page_limit(name: str, value: int, *, default: int) -> int:
@@ -135,7 +141,7 @@ def query_text_response(
         text_truncated=found.text_truncated,
     )
     next_offset = query.offset + len(found.hits)
-    if found.has_more and next_offset <= MAX_OFFSET:
+    if found.has_more and next_offset < MAX_OFFSET:
         response.next_page_token = _encode_token(
             struct.pack(">I", next_offset) + _query_digest(request)
         )
@@ -187,12 +193,25 @@ def _metadata(message: Struct) -> Metadata:
         raise InvalidRequest(
             "metadata", "holds a number that JSON cannot: NaN or infinity"
         ) from None
+    if _depth(metadata) > MAX_METADATA_DEPTH:
+        raise InvalidRequest(
+            "metadata", f"is nested more than {MAX_METADATA_DEPTH} levels deep; flatten it"
+        )
     size = len(json.dumps(metadata, ensure_ascii=False).encode())
     if size > MAX_METADATA_BYTES:
         raise InvalidRequest(
             "metadata", f"is {size} bytes as JSON; at most {MAX_METADATA_BYTES} are stored"
         )
     return metadata
+
+
+def _depth(value: JsonValue) -> int:
+    """How many objects and arrays lie within each other."""
+    if isinstance(value, Mapping):
+        return 1 + max(map(_depth, value.values()), default=0)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return 1 + max(map(_depth, value), default=0)
+    return 0
 
 
 def _check_bytes(name: str, value: str, limit: int) -> None:
@@ -206,7 +225,7 @@ def _offset_of(request: pb.QueryTextRequest) -> int:
     if len(raw) != 12 or raw[4:] != _query_digest(request):
         raise _bad_token()
     (offset,) = struct.unpack(">I", raw[:4])
-    if offset > MAX_OFFSET:
+    if offset >= MAX_OFFSET:
         raise _bad_token()
     return int(offset)
 

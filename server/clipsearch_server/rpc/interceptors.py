@@ -10,11 +10,12 @@ from time import perf_counter
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
 from grpc_status import rpc_status
 
 from clipsearch.v1 import image_search_pb2 as pb
-from clipsearch_server.errors import Overloaded
+from clipsearch_server.errors import InvalidRequest, Overloaded
 from clipsearch_server.rpc.status import to_status
 
 logger = logging.getLogger(__name__)
@@ -51,18 +52,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._stream(method, handler.stream_stream),
-                handler.request_deserializer,
+                _or_error(handler.request_deserializer),
                 handler.response_serializer,
             )
         return grpc.unary_unary_rpc_method_handler(
             self._unary(method, handler.unary_unary),
-            handler.request_deserializer,
+            _or_error(handler.request_deserializer),
             handler.response_serializer,
         )
 
     def _unary(self, method: str, behaviour: Any) -> Any:
         async def call(request: Any, context: Context) -> Any:
             async with self._guard(method, context):
+                if isinstance(request, InvalidRequest):
+                    raise request
                 remaining_s = context.time_remaining()
                 if remaining_s is None:
                     remaining_s = self._default_deadline_s
@@ -102,3 +105,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             self._in_flight -= 1
             elapsed_ms = (perf_counter() - start) * 1000
             logger.info("call method=%s code=%s ms=%.1f peer=%s", method, code, elapsed_ms, peer)
+
+
+def _or_error(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Has what cannot be parsed reach the handler as the error to answer with: gRPC would end the
+    call, for a stream with every item in it, and say no reason."""
+
+    assert deserialize is not None  # generated handlers have one
+
+    def parse(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return InvalidRequest("request", "is not a message of this method's type")
+
+    return parse

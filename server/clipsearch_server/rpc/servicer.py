@@ -13,7 +13,7 @@ import grpc
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceServicer
 from clipsearch_server.engine import SearchEngine
-from clipsearch_server.errors import CollectionNotFound
+from clipsearch_server.errors import CollectionNotFound, InvalidRequest
 from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.status import to_status
 from clipsearch_server.rpc.streams import map_unordered
@@ -104,8 +104,13 @@ class ImageSearchServicer(ImageSearchServiceServicer):
         self._check_collection(request.collection)
         return convert.add_response(await self._engine.add(convert.new_image(request)))
 
-    async def _add_item(self, request: pb.AddImagesRequest) -> pb.AddImagesResponse:
-        """Adds one item of a stream; whatever goes wrong is the item's own result."""
+    async def _add_item(
+        self, request: pb.AddImagesRequest | InvalidRequest
+    ) -> pb.AddImagesResponse:
+        """Adds one item of a stream; whatever goes wrong is the item's own result. One that could
+        not be parsed comes as its error (see `interceptors`), and has no id to be named by."""
+        if isinstance(request, InvalidRequest):
+            return pb.AddImagesResponse(error=to_status(request))
         try:
             item_id = convert.item_id(request)
             return pb.AddImagesResponse(item_id=item_id, response=await self._add(request.request))

@@ -34,18 +34,19 @@ async def map_unordered(
         results.put_nowait(None)
 
     reader = asyncio.create_task(read())
+    getter = asyncio.ensure_future(results.get())
     try:
         while True:
-            getter = asyncio.ensure_future(results.get())
             await asyncio.wait({getter, reader}, return_when=asyncio.FIRST_COMPLETED)
             if not getter.done():
-                getter.cancel()
                 await reader  # it ended with an exception, or it would have put None
             result = getter.result()
             if result is None:
                 return
             yield result
             places.release()
+            getter = asyncio.ensure_future(results.get())
     finally:
+        getter.cancel()
         reader.cancel()
-        await asyncio.gather(reader, return_exceptions=True)
+        await asyncio.gather(getter, reader, return_exceptions=True)

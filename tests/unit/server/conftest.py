@@ -92,8 +92,8 @@ def info() -> pb.GetServerInfoResponse:
 @asynccontextmanager
 async def serving(
     engine: SearchEngine, info: pb.GetServerInfoResponse, *, default_deadline_s: float
-) -> AsyncIterator[ImageSearchServiceStub]:
-    """A stub of a server on loopback."""
+) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a server on loopback."""
     options = ServiceOptions(
         collection="images", default_limit=2, max_in_flight_per_stream=4, info=info
     )
@@ -104,22 +104,27 @@ async def serving(
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield ImageSearchServiceStub(channel)
+            yield channel
     finally:
         await server.stop(0)
 
 
 @pytest_asyncio.fixture
-async def service(
+async def channel(
     engine: SearchEngine, info: pb.GetServerInfoResponse
-) -> AsyncIterator[ImageSearchServiceStub]:
-    async with serving(engine, info, default_deadline_s=60) as stub:
-        yield stub
+) -> AsyncIterator[grpc.aio.Channel]:
+    async with serving(engine, info, default_deadline_s=60) as channel:
+        yield channel
+
+
+@pytest.fixture
+def service(channel: grpc.aio.Channel) -> ImageSearchServiceStub:
+    return ImageSearchServiceStub(channel)
 
 
 @pytest_asyncio.fixture
 async def impatient_service(
     engine: SearchEngine, info: pb.GetServerInfoResponse
 ) -> AsyncIterator[ImageSearchServiceStub]:
-    async with serving(engine, info, default_deadline_s=0.1) as stub:
-        yield stub
+    async with serving(engine, info, default_deadline_s=0.1) as channel:
+        yield ImageSearchServiceStub(channel)

@@ -136,6 +136,22 @@ async def test_a_row_whose_caller_has_gone_is_not_embedded() -> None:
     assert [batch[:, 0].tolist() for batch in inner.batches] == [[1], [3]]
 
 
+async def test_who_has_gone_takes_no_place_from_who_comes() -> None:
+    inner = RecordingEncoder()
+    async with batching(inner, max_waiting=2) as encoder:
+        first = asyncio.create_task(encoder.encode_text(text(1, 5)))
+        await inner.busy.wait()
+        gone = [asyncio.create_task(encoder.encode_text(text(2, 5))) for _ in range(2)]
+        await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        await asyncio.wait(gone)
+        stays = asyncio.create_task(encoder.encode_text(text(3, 5)))
+        await asyncio.sleep(0)
+        inner.gate.set()
+        await asyncio.gather(first, stays)
+
+
 async def test_closing_fails_what_still_waits() -> None:
     inner = RecordingEncoder()
     async with batching(inner) as encoder:

@@ -88,3 +88,11 @@ def test_a_broken_structure_is_left_to_the_decoder(image_format: str) -> None:
     content = encode(image_format)
     for end in range(len(content)):
         check_complexity(content[:end], f"image/{image_format.lower()}")
+
+
+def test_exif_segments_are_bounded() -> None:
+    jpeg = encode("JPEG")
+    exif = b"\xff\xe1\x00\x0cExif\0\0abcd"
+    other = b"\xff\xe1\x00\x0cHttp://abc"
+    check_complexity(jpeg[:2] + exif * 64 + other * 200 + jpeg[2:], "image/jpeg")
+    assert_too_complex(jpeg[:2] + exif * 65 + jpeg[2:], "image/jpeg")

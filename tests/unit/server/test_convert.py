@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -161,3 +162,46 @@ def test_an_image_without_metadata_has_none() -> None:
     assert not convert.image(
         StoredImage(**{name: getattr(IMAGE, name) for name in IMAGE.__slots__} | {"metadata": {}})
     ).HasField("metadata")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["0_0_0000000-0000-0000-0000-000000000001", "\u0661" * 32, "+" + "0" * 31, "{" + "0" * 32],
+)
+def test_what_python_takes_for_a_uuid_is_not_always_one(bad: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        convert.image_id(bad)
+    assert caught.value.field == "id"
+
+
+def test_metadata_is_no_deeper_than_every_answer_can_hold() -> None:
+    def nested(levels: int) -> Struct:
+        value: object = 1.0
+        for _ in range(levels - 1):
+            value = [value]
+        return struct(a=value)
+
+    deepest = pb.AddImageRequest(content=b"x", metadata=nested(16))
+    stored = replace(IMAGE, metadata=convert.new_image(deepest).metadata)
+    found = TextHits(
+        hits=[ScoredImage(stored, 0.5)],
+        has_more=False,
+        token_count=4,
+        text_truncated=False,
+        stages=Stages(),
+    )
+    response = convert.query_text_response(
+        query(), convert.text_query(query(), default_limit=5), found
+    )
+    assert pb.QueryTextResponse.FromString(response.SerializeToString()) == response
+    with pytest.raises(InvalidRequest) as caught:
+        convert.new_image(pb.AddImageRequest(content=b"x", metadata=nested(17)))
+    assert caught.value.field == "metadata"
+
+
+def test_hits_end_at_the_offset_limit() -> None:
+    request = query(limit=1000)
+    for _ in range(9):
+        request.page_token = next_token(request, 1000)
+        assert request.page_token
+    assert not next_token(request, 1000)

@@ -166,3 +166,41 @@ async def test_many_at_once_are_all_stored(engine: SearchEngine) -> None:
     added = await asyncio.gather(*(engine.add(new(content)) for content in contents))
     assert len({result.image.id for result in added}) == 50
     assert await engine.count() == 50
+
+
+async def test_one_image_added_many_times_at_once_is_added_once(
+    engine: SearchEngine, fetcher: FakeFetcher, index: FakeIndex
+) -> None:
+    urls = [f"https://example.com/{n}.png" for n in range(4)]
+    fetcher.bodies = dict.fromkeys(urls, png("red"))
+    added = await asyncio.gather(*(engine.add(new(url=url)) for url in urls))
+    outcomes = [one.outcome for one in added]
+    assert sorted(outcome.name for outcome in outcomes) == ["ADDED"] + ["DUPLICATE"] * 3
+    assert len({one.image.id for one in added}) == 1
+
+    again = await asyncio.gather(*(engine.add(new(png("blue"))) for _ in range(4)))
+    assert sorted(one.outcome.name for one in again) == ["ADDED"] + ["UNCHANGED"] * 3
+    assert len({one.image.create_time for one in again}) == 1
+    assert await index.count() == 2
+
+
+async def test_true_is_not_one(engine: SearchEngine) -> None:
+    def with_flag(value: bool | float) -> NewImage:
+        return NewImage(url=None, content=png("red"), id=None, uri="", metadata={"flag": value})
+
+    await engine.add(with_flag(True))
+    replaced = await engine.add(with_flag(1))
+    assert replaced.outcome is AddOutcome.REPLACED
+    assert replaced.image.metadata["flag"] is not True
+
+
+async def test_a_bad_image_is_the_fault_of_what_named_it(
+    engine: SearchEngine, fetcher: FakeFetcher
+) -> None:
+    fetcher.bodies[URL] = b"<html>"
+    with pytest.raises(InvalidImage) as by_url:
+        await engine.add(new(url=URL))
+    assert by_url.value.field == "url"
+    with pytest.raises(InvalidImage) as by_content:
+        await engine.add(new(b"<html>"))
+    assert by_content.value.field == "content"

@@ -512,3 +512,24 @@ async def test_https_does_not_redirect_to_http(tls: Tls) -> None:
         )
     assert isinstance(error, SourceNotAllowed)
     assert not plain.heads
+
+
+async def test_a_body_in_tiny_chunks_is_refused_and_does_not_hold_up_others() -> None:
+    async def respond(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await exchange.send(b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n")
+
+    async with serve(respond) as host, fetcher() as fetch:
+        with pytest.raises(SourceFailed) as caught:
+            await fetch.fetch(f"{host.url}/image.png")
+    assert caught.value.reason == "SOURCE_UNAVAILABLE"
+    assert caught.value.metadata["retryable"] == "false"
+
+
+async def test_a_body_in_ordinary_chunks_is_read() -> None:
+    async def respond(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await exchange.send((b"200\r\n" + b"x" * 512 + b"\r\n") * 150 + b"0\r\n\r\n")
+
+    async with serve(respond) as host, fetcher() as fetch:
+        assert await fetch.fetch(f"{host.url}/image.png") == b"x" * 512 * 150

@@ -228,3 +228,44 @@ async def test_no_query_text_and_no_url_is_logged(
     assert "method=QueryText code=OK" in caplog.text
     assert "hush" not in caplog.text
     assert "wish" not in caplog.text
+
+
+BROKEN = b"\x0a\x02\xff\xfe"  # field 1, a string that is not UTF-8
+SERVICE = "/clipsearch.v1.ImageSearchService"
+
+
+async def test_an_item_that_cannot_be_parsed_fails_alone(channel: grpc.aio.Channel) -> None:
+    good = [item(name, png(name)) for name in ("red", "green", "blue")]
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield good[0].SerializeToString()
+        yield BROKEN
+        yield good[1].SerializeToString()
+        yield good[2].SerializeToString()
+
+    call = channel.stream_stream(
+        f"{SERVICE}/AddImages", response_deserializer=pb.AddImagesResponse.FromString
+    )
+    results = {response.item_id: response async for response in call(requests())}
+    assert results.keys() == {"red", "green", "blue", ""}
+    assert reason_of(results[""].error) == "INVALID_FIELD"
+    assert all(results[name].HasField("response") for name in ("red", "green", "blue"))
+
+
+async def test_a_request_that_cannot_be_parsed_is_the_callers_fault(
+    channel: grpc.aio.Channel,
+) -> None:
+    call = channel.unary_unary(
+        f"{SERVICE}/QueryText", response_deserializer=pb.QueryTextResponse.FromString
+    )
+    status = await status_of(call(BROKEN))
+    assert status.code == code_pb2.INVALID_ARGUMENT
+    assert reason_of(status) == "INVALID_FIELD"
+
+
+async def test_a_collections_name_may_be_too_long_to_be_told(service: Stub) -> None:
+    status = await status_of(
+        service.QueryText(pb.QueryTextRequest(text="red", collection="x" * 100_000))
+    )
+    assert status.code == code_pb2.NOT_FOUND
+    assert reason_of(status) == "COLLECTION_NOT_FOUND"

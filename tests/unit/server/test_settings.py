@@ -94,3 +94,12 @@ def test_a_misspelt_variable_is_found() -> None:
         "HOME": "/",
     }
     assert unknown_variables(environ) == ["CLIPSEARCH_FETCH_TIMEOUT"]
+
+
+def test_folders_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = load_settings(["--data-dir", "~/data", "--model-dir", "~/model"], {})
+    assert settings.data_dir == Path("/home/me/data")
+    assert settings.model_dir == Path("/home/me/model")
+    with pytest.raises(StartupError, match="no-such-user"):
+        load_settings(["--data-dir", "~no-such-user/data"], {})

@@ -83,3 +83,18 @@ async def test_closing_cancels_what_is_under_way() -> None:
     await asyncio.sleep(0)
     await results.aclose()
     assert cancelled.is_set()
+
+
+async def test_a_consumer_that_is_cancelled_leaves_nothing_behind() -> None:
+    async def consume() -> None:
+        async for _ in map_unordered(asyncio.sleep, count(3), limit=4):
+            await asyncio.Event().wait()
+
+    before = asyncio.all_tasks()
+    consumer = asyncio.create_task(consume())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    consumer.cancel()
+    await asyncio.wait({consumer})
+    await asyncio.get_running_loop().shutdown_asyncgens()
+    assert asyncio.all_tasks() == before
