@@ -21,8 +21,8 @@ help: ## Print this help
 demo: $(VENV)/ready ## Add the sample pictures and find some by describing them
 	@$(VENV)/bin/python demo/run.py
 
-serve: $(VENV)/ready ## Run the server with the demo model until Ctrl-C
-	@$(VENV)/bin/clipsearch-server
+serve: $(VENV)/ready ## Run the server with the demo model until Ctrl-C; its data is in data/demo
+	@$(VENV)/bin/clipsearch-server --data-dir data/demo
 
 test: $(DEV)/ready ## Run every test
 	$(DEV)/bin/python -m pytest
