@@ -23,7 +23,8 @@ from clipsearch import Image
 stdout = Console(highlight=False)
 stderr = Console(highlight=False, stderr=True)
 
-_UNFOLDED = frozenset({"added", "pixels", "score"})
+_WHOLE = frozenset({"added", "pixels", "score"})  # columns that are never folded
+_ROOM_FOR_IDS = 72
 
 # C0, DEL and C1: with these a name could clear the reader's screen, or retitle the window.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -57,11 +58,13 @@ def visible(text: str) -> str:
 
 
 def new_table(*columns: str) -> Table:
-    """Returns a table in this command's style; names and reasons are folded if they must be."""
+    """Returns a table in this command's style; names and reasons are folded if they must be, and
+    ids where the terminal is too narrow for them."""
+    whole = _WHOLE | {"id"} if stdout.width >= _ROOM_FOR_IDS else _WHOLE
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         min_width = 8 if column == "picture" else None
-        table.add_column(column, overflow="fold", no_wrap=column in _UNFOLDED, min_width=min_width)
+        table.add_column(column, overflow="fold", no_wrap=column in whole, min_width=min_width)
     return table
 
 
