@@ -6,7 +6,7 @@ emoji and nothing of photographs. Read the stages in the order they run:
     sources -> emoji -> pictures          what is drawn, in which styles
     phrases -> teacher                    what is said, and what it means
     vocabulary -> text_tower              a text tower distilled from the teacher
-    augment -> vision_tower               a vision tower that meets the frozen text tower
+    augment -> vision_tower               a vision tower that learns to meet it
     checkpoint -> queries -> score        one Hugging Face folder, and honest numbers about it
     samples                               the pictures that ``make demo`` adds
 

@@ -10,6 +10,7 @@ from rich.progress import Progress
 from clipsearch_export.demo.emoji import Emoji, read_emoji
 from clipsearch_export.demo.pictures import (
     ICONIFY_STYLES,
+    INKED_STYLES,
     Drawing,
     Style,
     iconify_codes,
@@ -36,8 +37,12 @@ class Collection:
     noto: dict[str, bytes]
 
     def styles(self) -> list[Style]:
-        """The styles that the model is trained on."""
+        """The styles that the model is trained on, as their makers drew them."""
         return [load_style(self.pictures, name) for name in TRAINED_STYLES]
+
+    def inked(self) -> list[Style]:
+        """Some of them with inked edges; trained on too."""
+        return [load_style(self.pictures, _inked(style)) for style in INKED_STYLES]
 
     def unseen(self) -> Style:
         """The style that the model is only measured on."""
@@ -63,6 +68,12 @@ def collect(work_dir: Path, progress: Progress) -> Collection:
     }
     for style in ICONIFY_STYLES:
         drawings[style] = iconify_drawings(sources, style, emoji)
+    for style in INKED_STYLES:
+        drawings[_inked(style)] = iconify_drawings(sources, style, emoji, inked=True)
     for style, bodies in drawings.items():
         render_style(work_dir / "pictures", style, bodies, progress)
     return Collection(emoji, sources, work_dir / "pictures", noto)
+
+
+def _inked(style: str) -> str:
+    return f"{style}-inked"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from rich.progress import Progress
 
@@ -28,55 +27,34 @@ SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """How many steps each tower learns for, and both together."""
+    """How many steps each tower learns for."""
 
     text: int
     vision: int
-    align: int
 
 
-def train(
-    work_dir: Path,
-    out: Path,
-    steps: Steps,
-    only: Literal["text", "vision"] | None,
-    progress: Progress,
-) -> None:
-    """From nothing to the checkpoint in ``out``; or ``only`` one tower's training, and no more.
-
-    The towers learn apart from each other, so that two processes may train one each.
-    """
+def train(work_dir: Path, out: Path, steps: Steps, progress: Progress) -> None:
+    """From nothing to the checkpoint in ``out``."""
     collection = collect(work_dir, progress)
-    emoji, styles = collection.emoji, collection.styles()
+    emoji, styles = collection.emoji, [*collection.styles(), *collection.inked()]
     wordnet = read_wordnet(collection.sources / "wordnet/usr/share/wordnet")
     gathered = phrases.gather(emoji, wordnet, SEED)
     tokenizer = vocabulary.build_once(work_dir / "tokenizer.json", gathered)
     lessons = teach(work_dir / "teacher", gathered, vocabulary.spellings(tokenizer), progress)
     towers = work_dir / "towers"
 
-    vision = vision_tower.new(styles, emoji, SEED)
-    if only != "text":
-        aims = vision_tower.targets(lessons.read, emoji, wordnet.common)
-        plan = training.Plan(
-            name="vision", steps=steps.vision, learning_rate=1e-3, weight_decay=0.05, seed=SEED
-        )
-        vision_tower.train(
-            vision, towers, styles, emoji, aims, plan, steps.vision * 2 // 5, progress
-        )
-    if only != "vision":
-        plan = training.Plan(
-            name="text", steps=steps.text, learning_rate=1e-3, weight_decay=0.01, seed=SEED
-        )
-        text = text_tower.train(towers, lessons, tokenizer, plan, progress)
-    if only is not None:
-        return
-    checkpoint.save(out, text, vision, tokenizer)  # usable already; the rest is refinement
-
-    aims = vision_tower.targets(partial(text_tower.encode, text, tokenizer), emoji, wordnet.common)
     plan = training.Plan(
-        name="align", steps=steps.align, learning_rate=2e-4, weight_decay=0.05, seed=SEED + 1
+        name="text", steps=steps.text, learning_rate=1e-3, weight_decay=0.01, seed=SEED
     )
-    vision_tower.train(vision, towers, styles, emoji, aims, plan, 0, progress)
+    text = text_tower.train(towers, lessons, tokenizer, plan, progress)
+
+    read = partial(text_tower.encode, text, tokenizer)
+    aims = vision_tower.targets(read, emoji, wordnet.common)
+    plan = training.Plan(
+        name="vision", steps=steps.vision, learning_rate=1e-3, weight_decay=0.05, seed=SEED
+    )
+    vision = vision_tower.new(styles, emoji, SEED)
+    vision_tower.train(vision, towers, styles, emoji, aims, plan, progress)
     checkpoint.save(out, text, vision, tokenizer)
 
 

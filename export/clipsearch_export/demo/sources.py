@@ -88,6 +88,20 @@ TRAINED = (
         credit="Streamline Emojis, Streamline",
     ),
     Source(
+        key="fluent-emoji-high-contrast",
+        manager="npm",
+        package="@iconify-json/fluent-emoji-high-contrast@1.2.6",
+        licence="MIT",
+        credit="Fluent Emoji High Contrast, Microsoft",
+    ),
+    Source(
+        key="emojione-monotone",
+        manager="npm",
+        package="@iconify-json/emojione-monotone@1.2.1",
+        licence="CC-BY-4.0",
+        credit="EmojiTwo Monotone, EmojiOne and EmojiTwo contributors",
+    ),
+    Source(
         key="cldr",
         manager="npm",
         package="cldr-annotations-full@48.2.0",

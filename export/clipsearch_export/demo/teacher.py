@@ -42,16 +42,6 @@ class Lessons:
     vectors: dict[str, Tensor]
     pieces: Tensor
 
-    def read(self, texts: list[str]) -> Tensor:
-        """(n, DIM): what phrases that are among these mean."""
-        place = {
-            text: (kind, row)
-            for kind, phrases in self.phrases.kinds().items()
-            for row, text in enumerate(phrases)
-        }
-        found = [place[text] for text in texts]
-        return torch.stack([self.vectors[kind][row] for kind, row in found])
-
 
 def teach(folder: Path, phrases: Phrases, pieces: list[str], progress: Progress) -> Lessons:
     """Embed everything and reduce to DIM; what ``folder`` already holds is not done again."""
@@ -75,9 +65,8 @@ class _Reduction:
         vectors = sample.astype(np.float64)
         self._mean = vectors.mean(axis=0)
         centred = vectors - self._mean
-        variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+        _, axes = np.linalg.eigh(centred.T @ centred / len(centred))
         self._axes = axes[:, ::-1][:, :DIM]
-        self.variance_kept = float(variances[::-1][:DIM].sum() / variances.sum())
 
     def __call__(self, vectors: npt.NDArray[np.float16]) -> Tensor:
         reduced = (vectors.astype(np.float64) - self._mean) @ self._axes
