@@ -26,6 +26,7 @@ _MAX_EXIF_SEGMENTS = 64
 _SCAN = 0xDA  # JPEG's SOS marker
 _APP1 = 0xE1
 _EXIF_HEADER = b"Exif\0\0"
+_EXIF = 0x100  # our own code for an APP1 segment that holds EXIF
 
 # The JPEG markers that a length follows, as Pillow's header parser knows them; to it, anything else
 # is stray bytes. Only among the scans does EOI end the image.
@@ -47,7 +48,7 @@ def check_complexity(content: bytes, media_type: str) -> None:
     scans = exif_segments = 0
     for count, part in enumerate(read_parts(content), start=1):
         scans += part == _SCAN
-        exif_segments += part == _APP1
+        exif_segments += part == _EXIF
         if scans > _MAX_JPEG_SCANS or exif_segments > _MAX_EXIF_SEGMENTS or count > _MAX_PARTS:
             raise InvalidImage(
                 "the image is stored in too many parts to be decoded in reasonable time; save it "
@@ -70,11 +71,10 @@ def _read_jpeg(content: bytes) -> Iterator[int]:
             yield from repeat(0, (marker.start() if marker else len(content)) - position)
         if marker is None or marker[1][0] == _JPEG_EOI:
             return
-        is_app1_of_another = marker[1][0] == _APP1 and not content.startswith(
-            _EXIF_HEADER, marker.end() + 2
-        )
-        yield 0 if is_app1_of_another else marker[1][0]
-        in_scans = in_scans or marker[1][0] == _SCAN
+        code = marker[1][0]
+        is_exif = code == _APP1 and content.startswith(_EXIF_HEADER, marker.end() + 2)
+        yield _EXIF if is_exif else code
+        in_scans = in_scans or code == _SCAN
         position = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2])
 
 

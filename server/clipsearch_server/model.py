@@ -48,6 +48,14 @@ class ModelCard:
     files: dict[str, str]  # path below the folder -> SHA-256 in hexadecimal
 
 
+_CARD = TypeAdapter(ModelCard)
+_FILES = {
+    f"{TEXT_MODEL}/tokenizer.json",
+    f"{TEXT_MODEL}/1/model.onnx",
+    f"{VISION_MODEL}/1/model.onnx",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
     """A model folder whose card was read and whose files are what the card says."""
@@ -107,7 +115,7 @@ def _read_card(file: Path) -> ModelCard:
     if missing := sorted(names - values.keys()):
         raise StartupError(f"{file}: lacks {', '.join(missing)}; export the model again")
     try:
-        card = _CARD.validate_python({name: values[name] for name in names})
+        card = _CARD.validate_python(values)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))
@@ -115,11 +123,3 @@ def _read_card(file: Path) -> ModelCard:
     if unlisted := sorted(_FILES - card.files.keys()):
         raise StartupError(f"{file}: does not list {', '.join(unlisted)}; export the model again")
     return card
-
-
-_CARD = TypeAdapter(ModelCard)
-_FILES = {
-    f"{TEXT_MODEL}/tokenizer.json",
-    f"{TEXT_MODEL}/1/model.onnx",
-    f"{VISION_MODEL}/1/model.onnx",
-}

@@ -166,12 +166,12 @@ async def test_a_server_with_many_connections_can_start_its_index(tmp_path: Path
         pytest.skip("fewer than 4,096 descriptors are allowed")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
     with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         for _ in range(1100):
             stack.enter_context(open(os.devnull, "rb"))  # noqa: ASYNC230
         async with an_index(tmp_path) as index:
             await store(index, 5)
             assert await index.count() == 5
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_closing_answers_what_is_under_way(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ class ImageSearchServiceStub(object):
 
     Every error carries a google.rpc.ErrorInfo whose domain is `clipsearch`; an invalid field is named
     in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a server with too
-    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
-    every method and are not repeated below.
+    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED
+    may be returned by every method and are not repeated below.
     """
 
     def __init__(self, channel):
@@ -88,8 +88,8 @@ class ImageSearchServiceServicer(object):
 
     Every error carries a google.rpc.ErrorInfo whose domain is `clipsearch`; an invalid field is named
     in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a server with too
-    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
-    every method and are not repeated below.
+    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED
+    may be returned by every method and are not repeated below.
     """
 
     def AddImage(self, request, context):
@@ -208,8 +208,8 @@ class ImageSearchService(object):
 
     Every error carries a google.rpc.ErrorInfo whose domain is `clipsearch`; an invalid field is named
     in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a server with too
-    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
-    every method and are not repeated below.
+    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED
+    may be returned by every method and are not repeated below.
     """
 
     @staticmethod

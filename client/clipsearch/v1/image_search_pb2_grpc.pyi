@@ -34,8 +34,8 @@ class ImageSearchServiceStub:
 
     Every error carries a google.rpc.ErrorInfo whose domain is `clipsearch`; an invalid field is named
     in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a server with too
-    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
-    every method and are not repeated below.
+    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED
+    may be returned by every method and are not repeated below.
     """
 
     @_typing.overload
@@ -82,8 +82,8 @@ class ImageSearchServiceAsyncStub(ImageSearchServiceStub):
 
     Every error carries a google.rpc.ErrorInfo whose domain is `clipsearch`; an invalid field is named
     in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a server with too
-    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
-    every method and are not repeated below.
+    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED
+    may be returned by every method and are not repeated below.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -126,8 +126,8 @@ class ImageSearchServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every error carries a google.rpc.ErrorInfo whose domain is `clipsearch`; an invalid field is named
     in a google.rpc.BadRequest, a missing resource in a google.rpc.ResourceInfo, and a server with too
-    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED may be returned by
-    every method and are not repeated below.
+    much to do says in a google.rpc.RetryInfo when to come again. UNAVAILABLE and DEADLINE_EXCEEDED
+    may be returned by every method and are not repeated below.
     """
 
     @_abc_1.abstractmethod

@@ -21,7 +21,7 @@ stages of train, each resumable and skipped when done:
   collect   fetch drawings and words, render every style       2 minutes
   teach     a sentence encoder reads the phrases               8 minutes
   text      the text tower is distilled from it               15 minutes
-  vision    the vision tower is trained to meet it            50 minutes
+  vision    the vision tower is trained to meet it      50 to 70 minutes
 (on two cores with AVX-512 and bfloat16; on others longer)
 """
 

@@ -30,7 +30,7 @@ _WORDS_PER_STEP = 4096
 _PLAIN_AT_FIRST = 48
 _PLAIN_LATER = 16
 _EASY_SHARE = 0.4  # of the steps are "at first"
-_WHITENING_BATCHES = 16  # 16,384 patches for a 768 x 768 covariance
+_WHITENING_BATCHES = 16  # 65,536 patches for a 192 x 192 covariance
 _KEYWORD_WEIGHT = 0.3
 _WORD_WEIGHT = 0.3
 

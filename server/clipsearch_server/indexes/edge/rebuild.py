@@ -47,7 +47,7 @@ _log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-# Left to copy while writes are held: 2 messages of 32 points, about 10 ms.
+# Left to copy while writes are held: 2 messages of 32 points, about 10 ms; a flush comes on top.
 _FEW = 2 * MAX_POINTS
 
 # A writer faster than the copying would keep us catching up for ever; after so many rounds, each
@@ -83,10 +83,11 @@ async def rebuild(
             successor = await EdgeProcess.start(new, lock=lock)
             try:
                 await _catch_up(live, successor, changes)
-                _log.info("%s: switching", new)
                 # What the old shard has on disk, the new one must have there before it counts. The
                 # first flush is for the second, which keeps writers waiting, to be short.
                 await successor.call(Flush())
+                await _catch_up(live, successor, changes)
+                _log.info("%s: switching", new)
                 with changes.held():
                     await _copy_ids(live, successor, changes.take())
                     await successor.call(Flush())
