@@ -48,9 +48,7 @@ class EdgeProcess:
         self._waiting: dict[int, asyncio.Future[Any]] = {}  # until answered, called for or not
         self._receiver: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
-        self.abandoned = (
-            0  # requests whose callers have gone, and that the process yet has to answer
-        )
+        self.abandoned = 0  # requests not answered yet, whose callers have gone
 
     @classmethod
     async def start(
