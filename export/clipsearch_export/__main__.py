@@ -23,6 +23,7 @@ from clipsearch_export.repository import (
     staging_folder,
     write_model_folder,
 )
+from clipsearch_export.triton import Backend
 
 # Exit statuses: 0 exported, 1 the gate refused, 2 the arguments name nothing that can be exported
 # or written to.
@@ -83,6 +84,14 @@ def _parser() -> argparse.ArgumentParser:
         help="with fp32: round the weights to float16 and store those, half the size; arithmetic "
         "stays in float32",
     )
+    parser.add_argument(
+        "--backend",
+        type=Backend,
+        choices=list(Backend),
+        default=Backend.ONNXRUNTIME,
+        help="which of Triton's backends runs the files: onnxruntime (default), or python, for "
+        "builds of Triton without it; the server's own encoder reads both alike",
+    )
     parser.add_argument("--model-id", help="name in the model card (default: the hub id or folder)")
     return parser
 
@@ -102,7 +111,7 @@ def _export(arguments: argparse.Namespace, console: Console) -> int:
         with _step(console, f"Exporting both towers in {precision}"):
             card = ModelCard.of(checkpoint, precision)
             towers = export_in(precision, checkpoint, half_weights=arguments.half_weights)
-            write_model_folder(staged, checkpoint, card, towers)
+            write_model_folder(staged, checkpoint, card, towers, arguments.backend)
         with _step(console, "Comparing with PyTorch"):
             stages = check_parity(staged, original, min_cosine=min_cosine)
         console.print(_table(f"{card.model_id} in {precision}", stages))

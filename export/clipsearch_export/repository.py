@@ -2,8 +2,8 @@
 
 ::
 
-    model_card.json             the card, and the SHA-256 of each file below
-    clip_text/config.pbtxt
+    model_card.json             the card, and the SHA-256 of the tokenizer and the ONNX files
+    clip_text/config.pbtxt      for Triton (see `triton`)
     clip_text/tokenizer.json    Hugging Face tokenizers format, start and end token included
     clip_text/1/model.onnx      (and model.onnx.data, if it would exceed protobuf's 2 GiB)
     clip_vision/config.pbtxt
@@ -26,74 +26,33 @@ import onnx
 from clipsearch_export.card import ModelCard
 from clipsearch_export.checkpoint import CARD_NAME, CONFIG_KEY, Checkpoint
 from clipsearch_export.to_onnx import OnnxTowers, save_onnx
+from clipsearch_export.triton import TEXT_MODEL, VISION_MODEL, Backend, write_triton_files
 
-TEXT_MODEL = "clip_text"
-VISION_MODEL = "clip_vision"
 CARD_KEY = "clipsearch.model_card"  # ONNX metadata: the card as JSON, without `files`
 FINGERPRINT_KEY = "clipsearch.fingerprint"  # ONNX metadata: its fingerprint again, for a quick look
 
-_CONFIG = """\
-# Written by `make export-models`.
-name: "{name}"
-backend: "onnxruntime"
-max_batch_size: {max_batch_size}
-input [ {{ name: "{input_name}" data_type: {input_type} dims: [ {input_dims} ] }} ]
-output [ {{ name: "{output_name}" data_type: TYPE_FP32 dims: [ {embedding_dim} ] }} ]
-version_policy {{ latest {{ num_versions: 1 }} }}
-instance_group [ {{ kind: KIND_AUTO }} ]
-dynamic_batching {{ max_queue_delay_microseconds: {max_queue_delay_us} }}
-parameters {{ key: "model_card" value {{ string_value: {card} }} }}
-"""
-_MAX_BATCH_SIZE = 64
-# What a request waits for company: little beside the milliseconds of a tower's own work.
-_MAX_QUEUE_DELAY_US = 2000
-
 
 def write_model_folder(
-    folder: Path, checkpoint: Checkpoint, card: ModelCard, towers: OnnxTowers
+    folder: Path, checkpoint: Checkpoint, card: ModelCard, towers: OnnxTowers, backend: Backend
 ) -> None:
     """Writes a complete model folder into an empty one."""
     config = json.dumps(_configuration(checkpoint))
-    size = card.image_size_px
-    for name, model, input_name, input_type, input_dims, output_name in (
-        (TEXT_MODEL, towers.text, "input_ids", "TYPE_INT64", "-1", "text_embeds"),
-        (
-            VISION_MODEL,
-            towers.vision,
-            "pixel_values",
-            "TYPE_UINT8",
-            f"3, {size}, {size}",
-            "image_embeds",
-        ),
-    ):
+    for name, model in ((TEXT_MODEL, towers.text), (VISION_MODEL, towers.vision)):
         onnx.helper.set_model_props(
             model,
             {CARD_KEY: card.to_json(), FINGERPRINT_KEY: card.fingerprint, CONFIG_KEY: config},
         )
         save_onnx(model, folder / name / "1" / "model.onnx")
-        (folder / name / "config.pbtxt").write_text(
-            _CONFIG.format(
-                name=name,
-                max_batch_size=_MAX_BATCH_SIZE,
-                input_name=input_name,
-                input_type=input_type,
-                input_dims=input_dims,
-                output_name=output_name,
-                embedding_dim=card.embedding_dim,
-                max_queue_delay_us=_MAX_QUEUE_DELAY_US,
-                # A JSON string is a string of protobuf's text format: the card is ASCII.
-                card=json.dumps(card.to_json()),
-            ),
-            encoding="ascii",
-        )
     (folder / TEXT_MODEL / "tokenizer.json").write_text(
         checkpoint.tokenizer.to_str(), encoding="utf-8"
     )
+    # What follows may be tuned by hand: no runtime compares it with the card.
     files = {
         str(file.relative_to(folder).as_posix()): _sha256(file)
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
+    write_triton_files(folder, card, checkpoint.model, backend)
     (folder / CARD_NAME).write_text(
         json.dumps(dataclasses.asdict(card) | {"files": files}, indent=2) + "\n", encoding="ascii"
     )

@@ -24,13 +24,12 @@ from grpc_reflection.v1alpha import reflection
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
 from clipsearch_server.encoders.batching import BatchingEncoder
-from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import StartupError
 from clipsearch_server.fetch import HttpFetcher
 from clipsearch_server.image import decode_image
 from clipsearch_server.indexes.edge.index import EdgeIndex
-from clipsearch_server.model import ModelCard, open_model_folder
+from clipsearch_server.model import ModelCard, ModelFolder, open_model_folder
 from clipsearch_server.ports import Encoder, ImageIndex
 from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.health import HealthReporter
@@ -90,15 +89,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
                 timeout_s=settings.index.timeout_s,
             )
         )
-        onnx = await stack.enter_async_context(OnnxEncoder(model, threads=settings.encoder.threads))
-        encoder = await stack.enter_async_context(
-            BatchingEncoder(
-                onnx,
-                pad_token_id=model.card.end_token_id,
-                max_batch=settings.encoder.max_batch,
-                max_waiting=settings.encoder.max_waiting,
-            )
-        )
+        encoder = await _open_encoder(stack, settings, model)
         fetcher = None
         if settings.fetch.enabled:
             fetcher = await stack.enter_async_context(
@@ -141,6 +132,49 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         reporter = asyncio.create_task(health.report(), name="health")
         stack.callback(reporter.cancel)
         yield App(address, server, health, settings.grace_s)
+
+
+async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelFolder) -> Encoder:
+    if settings.encoder.backend == "triton":
+        # Imported here: it takes a quarter of a second that most servers can start without.
+        from clipsearch_server.encoders.triton import TritonEncoder
+
+        return await stack.enter_async_context(
+            TritonEncoder(
+                model.card,
+                address=settings.triton.address,
+                timeout_s=settings.triton.timeout_s,
+                max_in_flight=settings.triton.max_in_flight,
+                max_waiting=settings.encoder.max_waiting,
+                tls=settings.triton.tls,
+                ca_file=settings.triton.ca_file,
+            )
+        )
+    try:
+        from clipsearch_server.encoders.ort import OnnxEncoder
+    except ModuleNotFoundError as error:
+        raise StartupError(
+            "ONNX Runtime is missing: install clipsearch-server[cpu] or, for a GPU, "
+            "clipsearch-server[gpu], or let Triton run the model (--encoder-backend triton)"
+        ) from error
+
+    onnx = await stack.enter_async_context(
+        OnnxEncoder(
+            model,
+            threads=settings.encoder.threads,
+            device=settings.encoder.device,
+            gpu_memory_bytes=settings.encoder.gpu_memory_mib * 2**20,
+            engine_cache_dir=settings.data_dir / "tensorrt",
+        )
+    )
+    return await stack.enter_async_context(
+        BatchingEncoder(
+            onnx,
+            pad_token_id=model.card.end_token_id,
+            max_batch=settings.encoder.max_batch,
+            max_waiting=settings.encoder.max_waiting,
+        )
+    )
 
 
 def _server(

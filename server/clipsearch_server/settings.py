@@ -82,21 +82,59 @@ class ImageSettings(Group):
 
 
 class EncoderSettings(Group):
-    """How the encoders run."""
+    """How texts and images are embedded."""
 
+    backend: Literal["onnxruntime", "triton"] = Field(
+        default="onnxruntime",
+        description="what runs the model: ONNX Runtime in this process, or a Triton server",
+    )
+    device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
+        default="auto",
+        description="onnxruntime: where it runs; auto: the best there is",
+    )
+    gpu_memory_mib: int = Field(
+        default=4096,
+        ge=256,
+        description="onnxruntime: MiB of GPU memory that each of the two encoders may take",
+    )
     threads: int = Field(
-        default=0, ge=0, le=256, description="threads of an encoder; 0: one for each core"
+        default=0,
+        ge=0,
+        le=256,
+        description="onnxruntime: threads of an encoder; 0: one for each core",
     )
     max_batch: int = Field(
         default=16,
         ge=1,
         le=1024,
-        description="texts or images of concurrent requests embedded together",
+        description="onnxruntime: texts or images of concurrent requests embedded together",
     )
     max_waiting: int = Field(
         default=1024,
         ge=1,
         description="texts or images that may wait for an encoder; more are refused",
+    )
+
+
+class TritonSettings(Group):
+    """The Triton server, if encoder.backend is triton."""
+
+    address: Annotated[str, AfterValidator(_host_and_port)] = Field(
+        default="127.0.0.1:8001", description="host:port of its gRPC service"
+    )
+    timeout_s: float = Field(
+        default=10.0,
+        gt=0,
+        le=300,
+        description="seconds for one request; less if the call has less left",
+    )
+    max_in_flight: int = Field(
+        default=64, ge=1, description="requests sent at a time; what comes on top waits"
+    )
+    tls: bool = Field(default=False, description="encrypt the connection")
+    ca_file: Path | None = Field(
+        default=None,
+        description="PEM file with the root certificates to trust; default: the system's",
     )
 
 
@@ -155,6 +193,7 @@ class Settings(Group):
     fetch: FetchSettings = FetchSettings()
     image: ImageSettings = ImageSettings()
     encoder: EncoderSettings = EncoderSettings()
+    triton: TritonSettings = TritonSettings()
     index: IndexSettings = IndexSettings()
 
 
@@ -255,12 +294,16 @@ def _parser(leaves: Sequence[tuple[tuple[str, ...], FieldInfo]]) -> argparse.Arg
 def _metavar(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "|".join(get_args(annotation))
-    return {bool: "true|false", int: "N", float: "X", Path: "DIR"}.get(annotation, "TEXT")
+    return {bool: "true|false", int: "N", float: "X", Path: "DIR", Path | None: "FILE"}.get(
+        annotation, "TEXT"
+    )
 
 
 def _shown(path: tuple[str, ...], default: Any) -> str:
     if path == ("model_dir",):
         return "demo"
+    if default is None:
+        return "none"
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 

@@ -171,6 +171,13 @@ def _bucket(length: int) -> int:
     return next((bucket for bucket in _LENGTH_BUCKETS if length <= bucket), 0)
 
 
+def pad_to_bucket(token_ids: TokenIds, pad_token_id: int, max_tokens: int) -> TokenIds:
+    """(n, t) int64 -> (n, the length of its bucket) int64, filled up with the padding token."""
+    length = token_ids.shape[1]
+    padding = min(_bucket(length) or max_tokens, max(max_tokens, length)) - length
+    return np.pad(token_ids, ((0, 0), (0, padding)), constant_values=pad_token_id)
+
+
 def _pad(rows: Sequence[NDArray[np.int64]], pad_token_id: int) -> TokenIds:
     """(t_i,) int64 each -> (n, max t) int64, filled up with the padding token."""
     padded = np.full((len(rows), max(map(len, rows))), pad_token_id, dtype=np.int64)

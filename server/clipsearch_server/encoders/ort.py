@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,9 +17,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from clipsearch_server.encoders.output import check_embeddings
+from clipsearch_server.encoders.providers import CPU, Device, Provider, choose_providers, is_served
 from clipsearch_server.errors import EncoderUnavailable, ModelOutputInvalid, StartupError
 from clipsearch_server.model import ModelFolder
 from clipsearch_server.ports import Embeddings, Pixels, TokenIds
+
+logger = logging.getLogger(__name__)
 
 
 class OnnxEncoder:
@@ -26,17 +31,39 @@ class OnnxEncoder:
     Each tower has one worker thread, in which ONNX Runtime uses ``threads`` threads of its own (0:
     one for each core) and releases the interpreter lock: a text never waits behind a batch of
     images, and the event loop never waits at all.
+
+    ``device`` says where: "auto" is the best provider of TensorRT, CUDA and CPU that this machine
+    and the installed package have. On a GPU each tower takes ``gpu_memory_bytes`` at most;
+    TensorRT's engines are kept in ``engine_cache_dir``. Entering raises StartupError if a file is
+    not this model's, or the device is none that there is.
     """
 
-    def __init__(self, model: ModelFolder, *, threads: int = 0) -> None:
+    def __init__(
+        self,
+        model: ModelFolder,
+        *,
+        threads: int = 0,
+        device: Device = "auto",
+        gpu_memory_bytes: int = 2**32,
+        engine_cache_dir: Path = Path("tensorrt"),
+    ) -> None:
         self._model = model
         self._threads = threads or os.cpu_count() or 1
+        self._device: Device = device
+        self._providers = choose_providers(
+            device,
+            ort.get_available_providers(),
+            gpu_memory_bytes=gpu_memory_bytes,
+            half_precision=model.card.precision == "fp16",
+            engine_cache_dir=engine_cache_dir,
+        )
         self._text: _Tower | None = None
         self._vision: _Tower | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         card = self._model.card
+        size = card.image_size_px
         async with AsyncExitStack() as stack:
             text = stack.enter_context(
                 _Tower("text", "input_ids", "text_embeds", card.embedding_dim)
@@ -44,10 +71,19 @@ class OnnxEncoder:
             vision = stack.enter_context(
                 _Tower("vision", "pixel_values", "image_embeds", card.embedding_dim)
             )
+            how = (card.fingerprint, self._threads, self._providers)
             await asyncio.gather(
-                text.load(self._model.text_path, card.fingerprint, self._threads),
-                vision.load(self._model.vision_path, card.fingerprint, self._threads),
+                text.load(self._model.text_path, np.zeros((1, 8), np.int64), *how),
+                vision.load(self._model.vision_path, np.zeros((1, 3, size, size), np.uint8), *how),
             )
+            for tower in (text, vision):
+                if not is_served(self._device, tower.provider):
+                    raise StartupError(
+                        f"the encoder is to run on {self._device}, but ONNX Runtime has only "
+                        f"{tower.provider} here; install clipsearch-server[gpu] and a driver, or "
+                        "set --encoder-device auto"
+                    )
+            logger.info("encoder providers text=%s vision=%s", text.provider, vision.provider)
             self._text, self._vision = text, vision
             self._stack = stack.pop_all()
         return self
@@ -103,27 +139,44 @@ class _Tower:
     def provider(self) -> str:
         return str(self._session.get_providers()[0])
 
-    async def load(self, file: Path, fingerprint: str, threads: int) -> None:
+    async def load(
+        self,
+        file: Path,
+        example: NDArray[Any],
+        fingerprint: str,
+        threads: int,
+        providers: Sequence[Provider],
+    ) -> None:
         """Loads the tower and runs it once, so that the first caller does not pay for it.
 
-        Raises StartupError if the file is no model of this folder's.
+        Raises StartupError if the file is no model of this folder's, or does not run here.
         """
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._executor, self._load, file, fingerprint, threads)
+        await loop.run_in_executor(
+            self._executor, self._load, file, fingerprint, threads, providers
+        )
+        try:
+            await self.run(example)
+        except ModelOutputInvalid as error:
+            raise StartupError(f"{file}: {error.message}") from error
 
     async def run(self, values: NDArray[Any]) -> Embeddings:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, self._run, values)
 
-    def _load(self, file: Path, fingerprint: str, threads: int) -> None:
+    def _load(
+        self, file: Path, fingerprint: str, threads: int, providers: Sequence[Provider]
+    ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         # Spinning threads would take the cores that decoding and the index need between two
         # batches.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if providers[0][0] != CPU:
+            ort.preload_dlls()  # the CUDA libraries that pip installed
         try:
             session = ort.InferenceSession(
-                str(file), sess_options=options, providers=["CPUExecutionProvider"]
+                str(file), sess_options=options, providers=list(providers)
             )
         except Exception as error:  # onnxruntime raises a type of its own for each failure
             raise StartupError(f"{file}: ONNX Runtime does not load it: {error}") from error

@@ -15,6 +15,7 @@ from google.rpc import code_pb2
 from grpc_status import rpc_status
 
 from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch_server.deadline import call_ends_in
 from clipsearch_server.errors import InvalidRequest, Overloaded
 from clipsearch_server.rpc.status import to_status
 
@@ -70,7 +71,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 if remaining_s is None:
                     remaining_s = self._default_deadline_s
                 async with asyncio.timeout(remaining_s):
-                    return await behaviour(request, context)
+                    with call_ends_in(remaining_s):
+                        return await behaviour(request, context)
 
         return call
 

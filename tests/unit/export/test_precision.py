@@ -19,6 +19,7 @@ from clipsearch_export.parity import check_parity
 from clipsearch_export.precision import Precision, export_in, quantize
 from clipsearch_export.repository import write_model_folder
 from clipsearch_export.to_onnx import OnnxTowers
+from clipsearch_export.triton import Backend
 
 
 def _operators(model: onnx.ModelProto) -> set[str]:
@@ -47,7 +48,13 @@ def test_both_kinds_of_int8(
     checkpoint = load_checkpoint(str(openai_checkpoint))
 
     quantised = quantize(towers, precision)
-    write_model_folder(tmp_path, checkpoint, ModelCard.of(checkpoint, precision), quantised)
+    write_model_folder(
+        tmp_path,
+        checkpoint,
+        ModelCard.of(checkpoint, precision),
+        quantised,
+        Backend.ONNXRUNTIME,
+    )
     stages = check_parity(tmp_path, checkpoint, min_cosine=precision.min_cosine)
 
     assert all(stage.passed for stage in stages)
@@ -84,7 +91,11 @@ def test_fp16_of_another_architecture(
 
     towers = export_in(Precision.FP16, checkpoint)
     write_model_folder(
-        tmp_path / "out", checkpoint, ModelCard.of(checkpoint, Precision.FP16), towers
+        tmp_path / "out",
+        checkpoint,
+        ModelCard.of(checkpoint, Precision.FP16),
+        towers,
+        Backend.ONNXRUNTIME,
     )
     stages = check_parity(tmp_path / "out", checkpoint, min_cosine=Precision.FP16.min_cosine)
 

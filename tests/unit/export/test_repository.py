@@ -1,4 +1,4 @@
-"""The model folder on disk: Triton's configuration, and the replacement of what is there."""
+"""The model folder on disk, and the replacement of what is there."""
 
 from __future__ import annotations
 
@@ -14,44 +14,6 @@ import onnxruntime as ort
 
 from clipsearch_export.repository import replace_model_folder, staging_folder
 from clipsearch_export.to_onnx import save_onnx
-
-
-@pytest.mark.parametrize(
-    ("tower", "input_name", "data_type", "dims", "output_name"),
-    [
-        ("clip_text", "input_ids", "TYPE_INT64", [-1], "text_embeds"),
-        ("clip_vision", "pixel_values", "TYPE_UINT8", [3, 24, 24], "image_embeds"),
-    ],
-)
-def test_triton_reads_the_configuration(
-    laion_export: Path,
-    tower: str,
-    input_name: str,
-    data_type: str,
-    dims: list[int],
-    output_name: str,
-) -> None:
-    model_config_pb2 = pytest.importorskip(
-        "tritonclient.grpc.model_config_pb2", reason="needs tritonclient[grpc]"
-    )
-    text_format = pytest.importorskip("google.protobuf.text_format")
-
-    config = text_format.Parse(
-        (laion_export / tower / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
-    )
-
-    assert (config.name, config.backend) == (tower, "onnxruntime")
-    assert config.max_batch_size > 1
-    assert config.dynamic_batching.max_queue_delay_microseconds > 0
-    assert not config.dynamic_batching.preferred_batch_size
-    (inputs,), (outputs,) = config.input, config.output
-    assert (inputs.name, list(inputs.dims)) == (input_name, dims)
-    assert inputs.data_type == model_config_pb2.DataType.Value(data_type)
-    assert (outputs.name, list(outputs.dims)) == (output_name, [40])
-    assert outputs.data_type == model_config_pb2.DataType.Value("TYPE_FP32")
-    card = json.loads((laion_export / "model_card.json").read_text())
-    del card["files"]
-    assert json.loads(config.parameters["model_card"].string_value) == card
 
 
 @pytest.mark.parametrize("tower", ["clip_text", "clip_vision"])

@@ -1,0 +1,276 @@
+"""The encoders on an NVIDIA Triton Inference Server, over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
+
+from clipsearch_server.deadline import remaining_s
+from clipsearch_server.encoders.batching import pad_to_bucket
+from clipsearch_server.encoders.output import check_embeddings
+from clipsearch_server.encoders.triton_model import (
+    TowerSpec,
+    difference,
+    text_tower,
+    vision_tower,
+)
+from clipsearch_server.errors import (
+    ClipsearchError,
+    DeadlineExceeded,
+    EncoderUnavailable,
+    ModelOutputInvalid,
+    Overloaded,
+)
+from clipsearch_server.model import ModelCard
+from clipsearch_server.ports import Embeddings, Pixels, TokenIds
+
+logger = logging.getLogger(__name__)
+
+# Less than what `rpc/health` waits for an answer.
+_CHECK_TIMEOUT_S = 0.8
+_PROBE_TIMEOUT_S = 0.5
+_MAX_MESSAGE_BYTES = 2**31 - 1
+_CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    # A peer that vanished without a word is noticed within 15 s. Only while calls are under way:
+    # Triton ends connections that ping it without.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    # A Triton that comes back is found again within a second; gRPC's default grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+# What Triton's core says of a request that its queue has no room for, and of one that waited there
+# for longer than it may (core/src/scheduler_utils.cc; both are UNAVAILABLE).
+_QUEUE_FULL = "Exceeds maximum queue size"
+_QUEUE_TIMEOUT = "Request timeout expired"
+
+
+class TritonEncoder:
+    """Runs both towers of a model folder on a Triton server. Implements the port `Encoder`.
+
+    Triton itself puts concurrent requests together, so each is sent as it comes: texts padded to a
+    bucket's length, since only equal shapes are batched. At most ``max_in_flight`` requests are
+    under way; up to ``max_waiting`` texts and images wait for them, and what comes on top is
+    refused with Overloaded. A request may take what its call has left, and ``timeout_s`` at most;
+    Triton is told, so that it drops from its queue what nobody waits for any more.
+
+    Entering never waits for Triton. Whether it serves, and serves the model of ``card``, is asked
+    by the first request and by every ``health``, which is to be asked once a second or so; until
+    then, and after a check that failed, requests get EncoderUnavailable at once.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        *,
+        address: str,
+        timeout_s: float,
+        max_in_flight: int,
+        max_waiting: int,
+        tls: bool = False,
+        ca_file: Path | None = None,
+    ) -> None:
+        self._card = card
+        self._address = address
+        self._timeout_s = timeout_s
+        self._max_waiting = max_waiting
+        self._tls = tls
+        self._ca_file = ca_file
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._waiting = 0
+        self._version = ""
+        self._problem: str | None = None
+        self._checked = False
+
+    async def __aenter__(self) -> Self:
+        credentials = None
+        if self._tls:
+            roots = await asyncio.to_thread(self._ca_file.read_bytes) if self._ca_file else None
+            credentials = grpc.ssl_channel_credentials(root_certificates=roots)
+        self._client: Any = InferenceServerClient(
+            self._address, creds=credentials, channel_args=_CHANNEL_OPTIONS
+        )
+        self._text = _Tower(self._client, text_tower(self._card))
+        self._vision = _Tower(self._client, vision_tower(self._card))
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._client.close()
+
+    @property
+    def description(self) -> str:
+        return f"triton {self._version or '(not reached yet)'} at {self._address}"
+
+    async def encode_text(self, token_ids: TokenIds) -> Embeddings:
+        padded = pad_to_bucket(token_ids, self._card.end_token_id, self._card.max_tokens)
+        return await self._encode(self._text, padded)
+
+    async def encode_image(self, pixels: Pixels) -> Embeddings:
+        return await self._encode(self._vision, pixels)
+
+    async def health(self) -> None:
+        self._problem = await self._find_problem()
+        self._checked = True
+        if self._problem is not None:
+            raise EncoderUnavailable(self._problem)
+
+    async def _encode(self, tower: _Tower, rows: NDArray[Any]) -> Embeddings:
+        if not self._checked:
+            await self.health()
+        if self._problem is not None:
+            raise EncoderUnavailable(self._problem)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + remaining_s(self._timeout_s)
+        parts = []
+        for start in range(0, len(rows), tower.max_batch):
+            part = rows[start : start + tower.max_batch]
+            async with self._slot(len(part), deadline):
+                parts.append(await tower.infer(part, deadline - loop.time()))
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    @asynccontextmanager
+    async def _slot(self, rows: int, deadline: float) -> AsyncIterator[None]:
+        """Waits until one more request may be under way, for as long as the call can."""
+        if self._slots.locked() and self._waiting + rows > self._max_waiting:
+            raise Overloaded("too many texts and images are waiting for Triton")
+        self._waiting += rows
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise DeadlineExceeded("the time was over before Triton could be asked") from error
+        finally:
+            self._waiting -= rows
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    async def _find_problem(self) -> str | None:
+        """Asks Triton; returns what keeps it from working, for people."""
+        where = f"Triton at {self._address}"
+        try:
+            async with asyncio.timeout(_CHECK_TIMEOUT_S):
+                if not self._version:
+                    server = await self._client.get_server_metadata()
+                    self._version = server.version
+                for tower in (self._text, self._vision):
+                    if problem := await tower.check(self._card.fingerprint, self._timeout_s):
+                        return f"{where}: {problem}"
+        except TimeoutError:
+            return f"{where} does not answer within {_CHECK_TIMEOUT_S} s"
+        except InferenceServerException as error:
+            self._version = ""  # another one may come back
+            return f"{where}: {_explained(error)}"
+        except ClipsearchError as error:  # what a tower answered to the probe
+            return f"{where}: {error.message}"
+        return None
+
+
+class _Tower:
+    """One model of Triton's, and whether it has been silent for too long."""
+
+    def __init__(self, client: Any, spec: TowerSpec) -> None:
+        self._client = client
+        self._spec = spec
+        self._outputs = [InferRequestedOutput(spec.output_name)]
+        self._silent_since: float | None = None  # the first request since the last answer
+        self.max_batch = 1  # as Triton's configuration says, once it was read
+
+    async def check(self, fingerprint: str, silence_s: float) -> str | None:
+        """Returns what differs from the expected model, if anything does.
+
+        A model may be served and hang: if none of the requests of the last ``silence_s`` seconds
+        was answered, one more is tried, which fails like any other.
+        """
+        metadata = await self._client.get_model_metadata(self._spec.name)
+        config = (await self._client.get_model_config(self._spec.name)).config
+        if problem := difference(self._spec, fingerprint, metadata, config):
+            return problem
+        self.max_batch = config.max_batch_size
+        silent_s = self._silent_s()
+        if silent_s > silence_s:
+            dims = [max(1, size) for size in self._spec.input_dims]
+            dtype = np.uint8 if self._spec.input_type == "UINT8" else np.int64
+            try:
+                await self.infer(np.zeros((1, *dims), dtype), _PROBE_TIMEOUT_S)
+            except (DeadlineExceeded, Overloaded):
+                return f"{self._spec.name} has not answered any request for {silent_s:.0f} s"
+        return None
+
+    async def infer(self, rows: NDArray[Any], timeout_s: float) -> Embeddings:
+        """(n, ...) of at most max_batch rows -> (n, d) float32, checked."""
+        if timeout_s <= 0:
+            raise DeadlineExceeded("the time was over before Triton could be asked")
+        spec = self._spec
+        tensor = InferInput(spec.input_name, rows.shape, spec.input_type)
+        tensor.set_data_from_numpy(rows)
+        if self._silent_since is None:
+            self._silent_since = asyncio.get_running_loop().time()
+        try:
+            result = await self._client.infer(
+                spec.name,
+                [tensor],
+                outputs=self._outputs,
+                timeout=max(1, int(timeout_s * 1e6)),
+                client_timeout=timeout_s,
+            )
+            output = result.as_numpy(spec.output_name)
+        except InferenceServerException as error:
+            failure = _failure(error, spec.name, timeout_s)
+            if isinstance(failure, ModelOutputInvalid):  # any other is not the model's own
+                self._silent_since = None
+            raise failure from error
+        except ValueError as error:  # the bytes do not fill the shape
+            raise ModelOutputInvalid(f"{spec.name} answered with a broken tensor") from error
+        self._silent_since = None
+        return check_embeddings(output, rows=len(rows), dim=spec.output_dims[0])
+
+    def _silent_s(self) -> float:
+        if self._silent_since is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._silent_since
+
+
+def _failure(error: InferenceServerException, name: str, timeout_s: float) -> ClipsearchError:
+    """What Triton's answer to an inference means."""
+    status, message = error.status(), error.message()
+    match status:
+        case "StatusCode.UNAVAILABLE" if _QUEUE_FULL in message:
+            return Overloaded("Triton's queue is full; try again in a moment")
+        case "StatusCode.UNAVAILABLE" if _QUEUE_TIMEOUT in message:
+            return DeadlineExceeded("the time was over while the request waited in Triton's queue")
+        case "StatusCode.DEADLINE_EXCEEDED":
+            return DeadlineExceeded(f"Triton did not answer within {timeout_s:.3g} s")
+        case "StatusCode.UNAVAILABLE" | "StatusCode.NOT_FOUND" | "StatusCode.CANCELLED":
+            return EncoderUnavailable(f"Triton: {_explained(error)}")
+        case _:
+            # The shapes were compared with Triton's own, so this is the model's failure.
+            return ModelOutputInvalid(f"{name} failed: {status} {message}")
+
+
+def _explained(error: InferenceServerException) -> str:
+    """One line without gRPC's details, which are long and name addresses."""
+    if error.status() == "StatusCode.UNAVAILABLE" and "failed to connect" in error.message():
+        return "cannot be reached"
+    return str(error.message()).splitlines()[0][:200]
