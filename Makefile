@@ -6,25 +6,44 @@ TORCH ?= torch==2.13.0
 MODEL ?= openai/clip-vit-base-patch32
 PRECISION ?= fp32
 OUT ?= triton_models
+# What `make demo` embeds with: onnxruntime, or a real Triton that it starts.
+ENCODER ?= onnxruntime
 
 VENV := .venv
 DEV := .venv-dev
+# NVIDIA's tritonserver, the CPU build in a wheel on PyPI. It brings the python backend alone.
+TRITON := .triton
+TRITON_WHEEL := nvidia-pytriton==0.7.0
+# `make triton` serves the demo model unless MODEL is given.
+TRITON_MODEL := $(if $(filter command line environment,$(origin MODEL)),$(MODEL),demo)
+TRITON_MODELS := build/triton/$(notdir $(TRITON_MODEL))
 PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PROTOC := -m grpc_tools.protoc -I proto -I proto/third_party clipsearch/v1/image_search.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check format proto export-models train-demo lock clean
+.PHONY: help demo serve triton test check format proto export-models train-demo lock clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
-demo: $(VENV)/ready ## Add the sample pictures and find some by describing them
+ifeq ($(ENCODER),triton)
+demo: $(DEV)/ready $(TRITON)/ready build/triton/demo/model_card.json
+	@$(DEV)/bin/python demo/run.py --triton $(TRITON) build/triton/demo
+else
+demo: $(VENV)/ready ## Add the sample pictures and find some by describing them [ENCODER=triton]
 	@$(VENV)/bin/python demo/run.py
+endif
 
 serve: $(VENV)/ready ## Run the server with the demo model until Ctrl-C; its data is in data/demo
 	@$(VENV)/bin/clipsearch-server --data-dir data/demo
 
-test: $(DEV)/ready ## Run every test
+triton: $(VENV)/ready $(DEV)/ready $(TRITON)/ready $(TRITON_MODELS)/model_card.json ## Run a real Triton on this CPU, without Docker, until Ctrl-C [MODEL=demo]
+	@$(DEV)/bin/python demo/triton.py $(TRITON) $(TRITON_MODELS)
+
+build/triton/%/model_card.json: $(DEV)/ready
+	$(DEV)/bin/python -m clipsearch_export $(TRITON_MODEL) --backend python --out $(@D)
+
+test: $(DEV)/ready $(TRITON)/ready ## Run every test
 	$(DEV)/bin/python -m pytest
 
 check: $(DEV)/ready ## Lint; check types, arrows, the contract and that the stubs are fresh
@@ -80,4 +99,14 @@ $(DEV)/ready: client/pyproject.toml server/pyproject.toml export/pyproject.toml 
 	@echo "setting up $(DEV): the server, the command, the exporter and the tools (minutes)"
 	@$(PYTHON) -m venv --clear $(DEV)
 	@$(DEV)/bin/python $(PIP) "$(TORCH)" -e "client[cli]" -e server -e export -r requirements-dev.txt
+	@touch $@
+
+# In a folder of its own, without what it depends on: its numpy is older than ours. The python
+# backend looks for the stub of this Python's version beside itself.
+$(TRITON)/ready: $(DEV)/ready
+	@echo "setting up $(TRITON): NVIDIA's tritonserver (55 MB)"
+	@rm -rf $(TRITON)
+	@$(PYTHON) -m pip --disable-pip-version-check install --quiet --no-deps --target $(TRITON) $(TRITON_WHEEL)
+	@cd $(TRITON)/pytriton/tritonserver && cp python_backend_stubs/$$($(abspath $(DEV))/bin/python -c \
+		'import sys; print("%d.%d" % sys.version_info[:2])')/triton_python_backend_stub backends/python/
 	@touch $@

@@ -1,15 +1,18 @@
 """`make demo`: adds the sample pictures to a real server, and finds some by describing them.
 
 Everything goes through the gRPC service, the ONNX encoders and the vector engine that users get.
-The server runs as a process of its own on a free port, with its data under ``build/demo``.
+The server runs as a process of its own on a free port, with its data under ``build/demo``. With
+``--triton`` (`make demo ENCODER=triton`) a real Triton, started here too, runs the model.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -21,7 +24,7 @@ from rich.table import Table
 
 from clipsearch import AddItem, QueryResult, SearchClient
 from clipsearch.cli.sheet import write_sheet
-from clipsearch_server.testing import ServerProcess
+from clipsearch_server.testing import ServerProcess, TritonProcess
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "demo" / "pictures"
@@ -42,15 +45,20 @@ HITS = 5
 console = Console(highlight=False)
 
 
-def main() -> int:
+def main(triton: tuple[Path, Path] | None) -> int:
     start = perf_counter()
     shutil.rmtree(BUILD, ignore_errors=True)
     BUILD.mkdir(parents=True)
-    options = ("--data-dir", str(BUILD / "data"))
-    with (
-        ServerProcess(*options, log_file=BUILD / "server.log") as server,
-        SearchClient(server.address) as client,
-    ):
+    options = ["--data-dir", str(BUILD / "data")]
+    with ExitStack() as stack:
+        if triton:
+            home, models = triton
+            running = TritonProcess(home, models, log_file=BUILD / "triton.log")
+            address = stack.enter_context(running).address
+            options += ["--encoder-backend", "triton", "--triton-address", address]
+            options += ["--model-dir", str(models)]
+        server = stack.enter_context(ServerProcess(*options, log_file=BUILD / "server.log"))
+        client = stack.enter_context(SearchClient(server.address))
         started_s = perf_counter() - start
         info = client.server_info()
         console.print(
@@ -129,4 +137,12 @@ def timings(results: dict[str, QueryResult], added: int, started_s: float, add_s
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(description="Adds the sample pictures, and finds some.")
+    parser.add_argument(
+        "--triton",
+        nargs=2,
+        type=Path,
+        metavar=("HOME", "MODELS"),
+        help="run the model folder MODELS on the Triton installed in HOME",
+    )
+    sys.exit(main(parser.parse_args().triton))

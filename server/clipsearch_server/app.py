@@ -30,7 +30,7 @@ from clipsearch_server.fetch import HttpFetcher
 from clipsearch_server.image import decode_image
 from clipsearch_server.indexes.edge.index import EdgeIndex
 from clipsearch_server.model import ModelCard, ModelFolder, open_model_folder
-from clipsearch_server.ports import Encoder, ImageIndex
+from clipsearch_server.ports import Encoder
 from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.health import HealthReporter
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor
@@ -123,9 +123,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             max_image_bytes=settings.image.max_bytes,
         )
         health = HealthReporter({"encoder": encoder.health, "index": index.health})
-        server, address = _server(
-            settings, engine, _info(settings, model.card, encoder, index), health
-        )
+        server, address = _server(settings, engine, _info(settings, model.card), health)
         await health.check()
         await server.start()
         stack.push_async_callback(server.stop, 0)
@@ -219,14 +217,10 @@ def _server(
     return server, f"{settings.address.rpartition(':')[0]}:{port}"
 
 
-def _info(
-    settings: Settings, card: ModelCard, encoder: Encoder, index: ImageIndex
-) -> pb.GetServerInfoResponse:
+def _info(settings: Settings, card: ModelCard) -> pb.GetServerInfoResponse:
     return pb.GetServerInfoResponse(
         version=importlib.metadata.version("clipsearch-server"),
         model=convert.model(card),
-        encoder=encoder.description,
-        index=index.description,
         limits=pb.Limits(
             max_image_bytes=settings.image.max_bytes,
             max_image_pixels=settings.image.max_pixels,

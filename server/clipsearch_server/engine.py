@@ -210,6 +210,16 @@ class SearchEngine:
         """Returns the number of images."""
         return await self._index.count()
 
+    @property
+    def encoder_description(self) -> str:
+        """What runs the model: for people."""
+        return self._encoder.description
+
+    @property
+    def index_description(self) -> str:
+        """What stores the embeddings: for people."""
+        return self._index.description
+
     async def _read(self, new: NewImage) -> bytes:
         if new.content is not None:
             if len(new.content) > self._max_image_bytes:

@@ -1,4 +1,4 @@
-"""For tests, demos and measurements: a real server as a process of its own.
+"""For tests, demos and measurements: a real server, and a real Triton, as processes of their own.
 
 with ServerProcess("--data-dir", folder) as server, SearchClient(server.address) as client:
     ...
@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -19,22 +23,30 @@ from typing import Self
 from clipsearch_server.errors import StartupError
 
 
-class ServerProcess:
-    """Runs ``clipsearch-server`` with these options, on a free loopback port unless they name one.
+class LoggedProcess:
+    """A process whose standard error is read; ``ready`` is what it says there once it serves.
 
-    Entering waits until it serves, and raises StartupError with what it said if it does not;
-    leaving stops it as SIGTERM does. What it logs goes to ``log_file``, if one is given.
+    Entering waits for that, and raises StartupError with what it said if it ends instead; leaving
+    stops it as SIGTERM does. What it logs goes to ``log_file`` too, if one is given.
     """
 
-    def __init__(self, *options: str, log_file: Path | None = None) -> None:
-        self._options = options
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        ready: str,
+        environment: Mapping[str, str] | None = None,
+        log_file: Path | None = None,
+    ) -> None:
+        self._command = command
+        self._ready = re.compile(ready)
+        self._environment = environment
         self._log_file = log_file
         self._lines: list[str] = []
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "clipsearch_server", "--address", "127.0.0.1:0"]
         self.process = subprocess.Popen(
-            [*command, *self._options], stderr=subprocess.PIPE, text=True
+            self._command, stderr=subprocess.PIPE, text=True, env=self._environment
         )
         address: SimpleQueue[str | None] = SimpleQueue()
         self._reader = Thread(target=self._read_log, args=(address,), daemon=True)
@@ -57,16 +69,23 @@ class ServerProcess:
 
     @property
     def log(self) -> str:
-        """What the server has logged so far."""
+        """What the process has logged so far."""
         return "".join(self._lines)
 
     def stop(self) -> int:
-        """Lets the calls under way finish, stops the server, and returns its exit code."""
+        """Lets the calls under way finish, stops the process, and returns its exit code."""
         return self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Ends the server as a crash or the lack of memory would: at once."""
+        """Ends the process as a crash or the lack of memory would: at once."""
         self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Stops the process without ending it: it answers nothing until ``resume``."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
 
     def _end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
@@ -77,15 +96,78 @@ class ServerProcess:
     def _read_log(self, address: SimpleQueue[str | None]) -> None:
         stream = self.process.stderr
         assert stream is not None
-        file = self._log_file.open("w", encoding="utf-8") if self._log_file else None
-        for line in stream:
-            self._lines.append(line)
-            if file:
-                file.write(line)
-                file.flush()
-            if match := re.search(r"serving address=(\S+)", line):
-                address.put(match[1])
-        stream.close()
-        if file:
-            file.close()
+        with ExitStack() as stack:
+            stack.enter_context(stream)
+            file = self._log_file and stack.enter_context(
+                self._log_file.open("w", encoding="utf-8")
+            )
+            for line in stream:
+                self._lines.append(line)
+                if file:
+                    file.write(line)
+                    file.flush()
+                if match := self._ready.search(line):
+                    address.put(match[1])
         address.put(None)
+
+
+class ServerProcess(LoggedProcess):
+    """``clipsearch-server`` with these options, on a free loopback port unless they name one."""
+
+    def __init__(self, *options: str, log_file: Path | None = None) -> None:
+        command = [sys.executable, "-m", "clipsearch_server", "--address", "127.0.0.1:0"]
+        super().__init__([*command, *options], ready=r"serving address=(\S+)", log_file=log_file)
+
+
+class TritonProcess(LoggedProcess):
+    """NVIDIA's tritonserver on a model repository of the python backend, without Docker.
+
+    ``home`` is where `make .triton/ready` installed it. It listens on loopback, on ``port`` or, if
+    that is 0, on a free one, which stays reserved until ``release``: it can be started again under
+    the same address. This interpreter's environment, which needs numpy and onnxruntime, runs the
+    models.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        models: Path,
+        *options: str,
+        names: Sequence[str] = ("clip_text", "clip_vision"),
+        port: int = 0,
+        log_file: Path | None = None,
+    ) -> None:
+        triton = home / "pytriton" / "tritonserver"
+        # Bound, and never listened on: nobody else gets the port, and Triton shares it.
+        self._reservation = socket.socket()
+        self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._reservation.bind(("127.0.0.1", port))
+        port = self._reservation.getsockname()[1]
+        super().__init__(
+            [
+                str(triton / "bin" / "tritonserver"),
+                f"--model-repository={models}",
+                f"--backend-directory={triton / 'backends'}",
+                "--model-control-mode=explicit",
+                *(f"--load-model={name}" for name in names),
+                "--grpc-address=127.0.0.1",
+                f"--grpc-port={port}",
+                "--reuse-grpc-port=true",
+                "--allow-http=false",
+                "--allow-metrics=false",
+                # Models that hang must not hold up the end of a test or of a demo.
+                "--exit-timeout-secs=5",
+                *options,
+            ],
+            ready=r"Started GRPCInferenceService at ([\w.:]+)",
+            # Triton starts the models' interpreter as `python3`, without our variables.
+            environment={
+                "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+                "LD_LIBRARY_PATH": str(sysconfig.get_config_var("LIBDIR")),
+            },
+            log_file=log_file,
+        )
+
+    def release(self) -> None:
+        """Gives the port back."""
+        self._reservation.close()

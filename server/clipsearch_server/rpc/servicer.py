@@ -28,7 +28,7 @@ class ServiceOptions:
     collection: str
     default_limit: int
     max_in_flight_per_stream: int
-    info: pb.GetServerInfoResponse  # but for the collections, which change
+    info: pb.GetServerInfoResponse  # but for what changes: the collections, and what runs them
 
 
 class ImageSearchServicer(ImageSearchServiceServicer):
@@ -93,6 +93,8 @@ class ImageSearchServicer(ImageSearchServiceServicer):
     ) -> pb.GetServerInfoResponse:
         response = pb.GetServerInfoResponse()
         response.CopyFrom(self._options.info)
+        response.encoder = self._engine.encoder_description
+        response.index = self._engine.index_description
         response.collections.add(
             name=self._options.collection,
             image_count=await self._engine.count(),
