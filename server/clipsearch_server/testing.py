@@ -6,6 +6,7 @@ with ServerProcess("--data-dir", folder) as server, SearchClient(server.address)
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -27,7 +28,8 @@ class LoggedProcess:
     """A process whose standard error is read; ``ready`` is what it says there once it serves.
 
     Entering waits for that, and raises StartupError with what it said if it ends instead; leaving
-    stops it as SIGTERM does. What it logs goes to ``log_file`` too, if one is given.
+    stops it as SIGTERM does. What it starts itself ends with it at the latest. What it logs goes to
+    ``log_file`` too, if one is given.
     """
 
     def __init__(
@@ -46,15 +48,18 @@ class LoggedProcess:
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            self._command, stderr=subprocess.PIPE, text=True, env=self._environment
+            self._command,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self._environment,
+            start_new_session=True,
         )
         address: SimpleQueue[str | None] = SimpleQueue()
         self._reader = Thread(target=self._read_log, args=(address,), daemon=True)
         self._reader.start()
         serving_at = address.get()
         if serving_at is None:
-            self._reader.join()
-            self.process.wait()
+            self._wait()
             raise StartupError("".join(self._lines).strip())
         self.address = serving_at
         return self
@@ -89,7 +94,12 @@ class LoggedProcess:
 
     def _end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
+        return self._wait()
+
+    def _wait(self) -> int:
         code = self.process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self._reader.join()
         return code
 
@@ -143,6 +153,7 @@ class TritonProcess(LoggedProcess):
         self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         self._reservation.bind(("127.0.0.1", port))
         port = self._reservation.getsockname()[1]
+        self.reserved_address = f"127.0.0.1:{port}"
         super().__init__(
             [
                 str(triton / "bin" / "tritonserver"),

@@ -65,12 +65,10 @@ class OnnxEncoder:
         card = self._model.card
         size = card.image_size_px
         async with AsyncExitStack() as stack:
-            text = stack.enter_context(
-                _Tower("text", "input_ids", "text_embeds", card.embedding_dim)
-            )
-            vision = stack.enter_context(
-                _Tower("vision", "pixel_values", "image_embeds", card.embedding_dim)
-            )
+            text = _Tower("text", "input_ids", "text_embeds", card.embedding_dim)
+            stack.push_async_callback(text.close)
+            vision = _Tower("vision", "pixel_values", "image_embeds", card.embedding_dim)
+            stack.push_async_callback(vision.close)
             how = (card.fingerprint, self._threads, self._providers)
             await asyncio.gather(
                 text.load(self._model.text_path, np.zeros((1, 8), np.int64), *how),
@@ -128,12 +126,10 @@ class _Tower:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"encode-{name}")
         self._session: Any = None  # onnxruntime has no type annotations
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    async def close(self) -> None:
+        """Waits for the call under way."""
         self._session = None
-        self._executor.shutdown()
+        await asyncio.to_thread(self._executor.shutdown)
 
     @property
     def provider(self) -> str:

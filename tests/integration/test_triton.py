@@ -1,0 +1,336 @@
+"""The server on the real tritonserver binary: the same answers, and every way in which it can fail.
+
+The models run in Triton's python backend, on the very ONNX files that the embedded encoder reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import code_pb2, error_details_pb2
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_status import rpc_status
+
+pytest.importorskip("torch", reason="the exporter, which writes Triton's repository, needs torch")
+
+from tritonclient.grpc import InferenceServerClient
+
+from clipsearch import (
+    AddItem,
+    DeadlineExceededError,
+    SearchClient,
+    SearchError,
+    UnavailableError,
+)
+from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
+from clipsearch_server.encoders.ort import OnnxEncoder
+from clipsearch_server.encoders.triton import TritonEncoder
+from clipsearch_server.errors import ModelOutputInvalid, Overloaded
+from clipsearch_server.model import open_model_folder
+from clipsearch_server.testing import ServerProcess, TritonProcess
+
+ROOT = Path(__file__).parents[2]
+HOME = ROOT / ".triton"
+PICTURES = ROOT / "demo" / "pictures"
+# reliability.md, rows 34 and 35, and the time in which a neighbour that is back must be found.
+NOTICED_S = 2.0
+RECOVERED_S = 2.0
+
+pytestmark = pytest.mark.skipif(
+    not (HOME / "ready").exists(), reason="needs tritonserver: make .triton/ready"
+)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model as the exporter writes it for the python backend."""
+    folder = tmp_path_factory.mktemp("models")
+    command = [sys.executable, "-m", "clipsearch_export", "demo", "--backend", "python"]
+    subprocess.run([*command, "--out", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def triton(models: Path) -> Iterator[TritonProcess]:
+    with TritonProcess(HOME, models) as process:
+        yield process
+    process.release()
+
+
+@pytest.fixture
+def own_models(models: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return shutil.copytree(models, tmp_path / "models")
+
+
+@contextmanager
+def server_on(triton: TritonProcess, models: Path, folder: Path) -> Iterator[ServerProcess]:
+    with ServerProcess(
+        *("--encoder-backend", "triton", "--triton-address", triton.reserved_address),
+        *("--triton-timeout-s", "5", "--model-dir", str(models), "--data-dir", str(folder)),
+    ) as server:
+        yield server
+
+
+def health(server: ServerProcess, name: str = "encoder") -> int:
+    with grpc.insecure_channel(server.address) as channel:
+        status = HealthStub(channel).Check(HealthCheckRequest(service=name), timeout=5).status
+    return int(status)
+
+
+def wait_for_health(server: ServerProcess, wanted: int, within_s: float) -> None:
+    """Returns once it is told; fails if that takes longer."""
+    start = monotonic()
+    while health(server) != wanted or health(server, "") != wanted:
+        assert monotonic() - start < within_s + 1, "health was not told in time"  # 1 s: busy cores
+        sleep(0.05)
+
+
+def items(count: int) -> list[AddItem]:
+    files = [path for path in sorted(PICTURES.iterdir()) if path.suffix in {".png", ".webp"}]
+    return [AddItem(item_id=path.name, content=path.read_bytes()) for path in files[:count]]
+
+
+def test_it_finds_the_same_images_with_the_same_scores(
+    triton: TritonProcess, models: Path, tmp_path: Path
+) -> None:
+    queries = ("a black cat", "heavy rain", "slice of pizza", "x" * 500)
+    found = []
+    with (
+        server_on(triton, models, tmp_path / "triton") as on_triton,
+        ServerProcess("--data-dir", str(tmp_path / "embedded")) as embedded,
+    ):
+        for server in (on_triton, embedded):
+            with SearchClient(server.address) as client:
+                assert all(result.error is None for result in client.add_images(items(200)))
+                found.append(
+                    [
+                        (hit.image.id, hit.score)
+                        for text in queries
+                        for hit in client.query_text(text, limit=20).hits
+                    ]
+                )
+        with SearchClient(on_triton.address) as client:
+            assert client.server_info().encoder.startswith("triton 2.")
+    ids, scores = zip(*found[0], strict=True)
+    expected_ids, expected_scores = zip(*found[1], strict=True)
+    assert ids == expected_ids
+    assert scores == pytest.approx(expected_scores, abs=1e-4)
+
+
+async def test_texts_of_mixed_length_are_batched_by_triton(own_models: Path) -> None:
+    # The demo model is faster than 64 requests can be sent: let the first wait for the others.
+    config = own_models / "clip_text" / "config.pbtxt"
+    config.write_text(config.read_text().replace("microseconds: 500\n", "microseconds: 50000\n"))
+    model = await asyncio.to_thread(open_model_folder, own_models)
+    random = np.random.default_rng(0)
+    texts = [random.integers(0, 8000, (1, length)) for length in random.integers(3, 32, 64)]
+    for ids in texts:
+        ids[0, -1] = model.card.end_token_id
+    triton = TritonProcess(HOME, own_models)
+    await asyncio.to_thread(triton.__enter__)
+    try:
+        async with (
+            TritonEncoder(
+                model.card, address=triton.address, timeout_s=30, max_in_flight=64, max_waiting=64
+            ) as encoder,
+            OnnxEncoder(model) as reference,
+        ):
+            before = await asyncio.to_thread(executions, triton.address)
+            embeddings = await asyncio.gather(*(encoder.encode_text(ids) for ids in texts))
+            after = await asyncio.to_thread(executions, triton.address)
+            for ids, embedding in zip(texts, embeddings, strict=True):
+                assert np.abs(embedding - await reference.encode_text(ids)).max() < 1e-5
+    finally:
+        await asyncio.to_thread(triton.stop)
+        triton.release()
+    requests, batches = np.subtract(after, before)
+    assert requests == 64
+    assert batches <= 16
+
+
+def executions(address: str) -> tuple[int, int]:
+    """How many texts Triton has embedded, and in how many batches."""
+    with InferenceServerClient(address) as client:
+        (statistics,) = client.get_inference_statistics("clip_text").model_stats
+    return statistics.inference_count, statistics.execution_count
+
+
+def test_a_triton_that_comes_late_is_found(models: Path, tmp_path: Path) -> None:
+    triton = TritonProcess(HOME, models)
+    with server_on(triton, models, tmp_path) as server, SearchClient(server.address) as client:
+        assert health(server) == HealthCheckResponse.NOT_SERVING
+        assert health(server, "index") == HealthCheckResponse.SERVING
+        with pytest.raises(UnavailableError, match="Triton") as caught:
+            client.query_text("a cat", timeout_s=5)
+        assert caught.value.reason == "MODEL_UNAVAILABLE"
+        with triton:
+            wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+            client.query_text("a cat")
+    triton.release()
+
+
+def test_a_triton_that_is_killed_under_load_and_comes_back(models: Path, tmp_path: Path) -> None:
+    triton = TritonProcess(HOME, models)
+    with (
+        server_on(triton, models, tmp_path) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        service = ImageSearchServiceStub(channel)
+        with triton, ThreadPoolExecutor(8) as callers:
+            wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+            calls = [callers.submit(outcome, service, number) for number in range(400)]
+            calls[50].result()
+            triton.kill()
+            outcomes = {call.result() for call in calls}
+        assert outcomes == {"OK", "MODEL_UNAVAILABLE"}
+        wait_for_health(server, HealthCheckResponse.NOT_SERVING, NOTICED_S)
+        with triton:
+            wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+            assert outcome(service, 0) == "OK"
+    triton.release()
+
+
+def outcome(service: ImageSearchServiceStub, number: int) -> str:
+    """What became of a query that is not repeated: OK, or the reason why it failed."""
+    try:
+        service.QueryText(pb.QueryTextRequest(text=f"picture {number}"), timeout=30)
+    except grpc.RpcError as error:
+        status = rpc_status.from_call(error)
+        assert status.code == code_pb2.UNAVAILABLE
+        info = error_details_pb2.ErrorInfo()
+        status.details[0].Unpack(info)
+        return str(info.reason)
+    return "OK"
+
+
+def test_a_triton_that_hangs(models: Path, tmp_path: Path) -> None:
+    triton = TritonProcess(HOME, models)
+    with (
+        triton,
+        server_on(triton, models, tmp_path) as server,
+        SearchClient(server.address) as client,
+    ):
+        wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+        triton.pause()
+        try:
+            with pytest.raises(SearchError) as caught:
+                client.query_text("a cat", timeout_s=0.5)
+            assert isinstance(caught.value, DeadlineExceededError | UnavailableError)
+            wait_for_health(server, HealthCheckResponse.NOT_SERVING, NOTICED_S)
+            with pytest.raises(UnavailableError, match="does not answer"):
+                client.query_text("a cat", timeout_s=5)
+        finally:
+            triton.resume()
+        wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+        client.query_text("a cat")
+    triton.release()
+
+
+def test_another_model_behind_the_same_name(own_models: Path, models: Path, tmp_path: Path) -> None:
+    config = own_models / "clip_text" / "config.pbtxt"
+    original = config.read_text()
+    card = open_model_folder(models).card
+    with TritonProcess(HOME, own_models) as triton, server_on(triton, models, tmp_path) as server:
+        wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+        config.write_text(original.replace(card.fingerprint, "0" * 64))
+        reload(triton)
+        wait_for_health(server, HealthCheckResponse.NOT_SERVING, NOTICED_S)
+        with SearchClient(server.address) as client:
+            with pytest.raises(UnavailableError, match=card.fingerprint[:12]):
+                client.query_text("a cat", timeout_s=5)
+            assert "clip_text is clipsearch/demo (000000000000)" in server.log
+            config.write_text(original)
+            reload(triton)
+            wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+            client.query_text("a cat")
+    triton.release()
+
+
+def reload(triton: TritonProcess) -> None:
+    with InferenceServerClient(triton.address) as client:
+        client.load_model("clip_text")
+
+
+SPOILT = """
+import numpy as np
+import time
+import triton_python_backend_utils as triton
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        {first}
+        rows = [len(np.from_dlpack(triton.get_input_tensor_by_name(r, "pixel_values")))
+                for r in requests]
+        return [
+            triton.InferenceResponse([triton.Tensor.from_dlpack(
+                "image_embeds", np.full((n, 256), np.{value}, np.float32))])
+            for n in rows
+        ]
+"""
+
+
+def spoil(models: Path, *, first: str = "pass", value: str = "nan") -> None:
+    """Replaces the vision model's code; text stays as it is."""
+    code = SPOILT.format(first=first, value=value)
+    (models / "clip_vision" / "1" / "model.py").write_text(code)
+
+
+def test_an_embedding_of_nan_is_never_stored(own_models: Path, tmp_path: Path) -> None:
+    spoil(own_models)
+    with (
+        TritonProcess(HOME, own_models) as triton,
+        server_on(triton, own_models, tmp_path) as server,
+        SearchClient(server.address) as client,
+    ):
+        wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+        for result in client.add_images(items(5)):
+            assert result.error is not None
+            assert result.error.reason == "MODEL_OUTPUT_INVALID"
+            assert "nan" not in str(result.error).lower()
+        assert client.server_info().collections[0].image_count == 0
+        assert "not of unit length" in server.log
+    triton.release()
+
+
+async def test_a_full_queue_is_an_overload(own_models: Path) -> None:
+    spoil(own_models, first="time.sleep(0.3)")
+    config = own_models / "clip_vision" / "config.pbtxt"
+    config.write_text(
+        config.read_text()
+        .replace("max_queue_size: 512", "max_queue_size: 1")
+        .replace("max_batch_size: 64", "max_batch_size: 1")
+        .replace("batch_size: 64", "batch_size: 1")
+    )
+    model = await asyncio.to_thread(open_model_folder, own_models)
+    triton = TritonProcess(HOME, own_models)
+    await asyncio.to_thread(triton.__enter__)
+    try:
+        async with TritonEncoder(
+            model.card, address=triton.address, timeout_s=10, max_in_flight=16, max_waiting=16
+        ) as encoder:
+            pixels = np.zeros((1, 3, 64, 64), np.uint8)
+            answers = await asyncio.gather(
+                *(encoder.encode_image(pixels) for _ in range(8)), return_exceptions=True
+            )
+            await encoder.health()
+    finally:
+        await asyncio.to_thread(triton.stop)
+        triton.release()
+    kinds = {type(answer) for answer in answers}
+    assert Overloaded in kinds
+    assert kinds == {Overloaded, ModelOutputInvalid}  # those that got through are NaN

@@ -1,0 +1,359 @@
+"""The encoder on Triton: what it sends, and what each of Triton's answers becomes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from clipsearch_server.deadline import call_ends_in
+from clipsearch_server.encoders.triton import TritonEncoder
+from clipsearch_server.errors import (
+    ClipsearchError,
+    DeadlineExceeded,
+    EncoderUnavailable,
+    ModelOutputInvalid,
+    Overloaded,
+)
+from scripted_triton import CARD, ScriptedTriton, answer, serving, tensor_of
+
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+
+
+@asynccontextmanager
+async def connected(
+    triton: ScriptedTriton, *, max_in_flight: int = 8, max_waiting: int = 8, timeout_s: float = 30
+) -> AsyncIterator[TritonEncoder]:
+    async with (
+        serving(triton) as address,
+        TritonEncoder(
+            CARD,
+            address=address,
+            timeout_s=timeout_s,
+            max_in_flight=max_in_flight,
+            max_waiting=max_waiting,
+        ) as encoder,
+    ):
+        yield encoder
+
+
+def texts(n: int, length: int) -> Any:
+    return np.full((n, length), 5, np.int64)
+
+
+def images(n: int) -> Any:
+    return np.zeros((n, 3, 8, 8), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("length", "sent"), [(1, 8), (8, 8), (9, 16), (16, 16), (17, 32), (33, 77), (77, 77)]
+)
+async def test_a_text_is_padded_with_the_end_token_to_a_length_that_triton_batches(
+    length: int, sent: int
+) -> None:
+    triton = ScriptedTriton()
+    async with connected(triton) as encoder:
+        await encoder.encode_text(texts(1, length))
+    (request,) = triton.requests
+    ids = tensor_of(request)
+    assert ids.shape == (1, sent)
+    assert (ids[:, :length] == 5).all()
+    assert (ids[:, length:] == CARD.end_token_id).all()
+
+
+async def test_many_rows_are_cut_to_what_triton_takes_and_come_back_in_order() -> None:
+    triton = ScriptedTriton()
+    triton.max_batch_size = 4
+
+    async def number(request: Any, context: Any) -> Any:
+        values = tensor_of(request)[:, 0, 0, 0]
+        rows = np.zeros((len(values), 4), np.float32)
+        rows[np.arange(len(values)), values] = 1
+        return answer(request, rows)
+
+    triton.infer = number
+    pixels = images(10)
+    pixels[:, 0, 0, 0] = np.arange(10) % 4
+    async with connected(triton) as encoder:
+        embeddings = await encoder.encode_image(pixels)
+    assert [len(tensor_of(request)) for request in triton.requests] == [4, 4, 2]
+    assert embeddings.argmax(axis=1).tolist() == (np.arange(10) % 4).tolist()
+    assert embeddings.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "expected"),
+    [
+        (UNAVAILABLE, "[request id: 1] Exceeds maximum queue size", Overloaded),
+        (UNAVAILABLE, "Request timeout expired", DeadlineExceeded),
+        (UNAVAILABLE, "Socket closed", EncoderUnavailable),
+        (grpc.StatusCode.NOT_FOUND, "Request for unknown model", EncoderUnavailable),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", DeadlineExceeded),
+        (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape for input", ModelOutputInvalid),
+        (grpc.StatusCode.INTERNAL, "onnx runtime error 6: out of memory", ModelOutputInvalid),
+    ],
+)
+async def test_each_failure_becomes_what_it_means(
+    code: grpc.StatusCode, message: str, expected: type[ClipsearchError]
+) -> None:
+    triton = ScriptedTriton()
+    triton.infer = triton.failing(code, message)
+    async with connected(triton) as encoder:
+        with pytest.raises(expected) as caught:
+            await encoder.encode_image(images(1))
+        assert type(caught.value) is expected
+        await encoder.health()  # a request failed, and nothing more
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.full((1, 4), np.nan, np.float32),
+        np.full((1, 4), np.inf, np.float32),
+        np.zeros((1, 4), np.float32),
+        np.ones((1, 4), np.float32),
+        np.eye(4, dtype=np.float32)[:2],
+        np.eye(3, dtype=np.float32)[:1],
+        np.eye(4, dtype=np.float32)[0],
+    ],
+    ids=["nan", "infinite", "zero", "not normalised", "rows", "dimension", "axes"],
+)
+async def test_what_is_no_embedding_is_refused(rows: Any) -> None:
+    triton = ScriptedTriton()
+
+    async def give(request: Any, context: Any) -> Any:
+        return answer(request, rows)
+
+    triton.infer = give
+    async with connected(triton) as encoder:
+        with pytest.raises(ModelOutputInvalid):
+            await encoder.encode_image(images(1))
+
+
+async def test_broken_tensors_are_refused() -> None:
+    triton = ScriptedTriton()
+
+    async def other_type(request: Any, context: Any) -> Any:
+        return answer(request, np.eye(4, dtype=np.float16)[:1], "FP16")
+
+    async def too_short(request: Any, context: Any) -> Any:
+        response = answer(request, np.eye(4, dtype=np.float32)[:1])
+        response.raw_output_contents[0] = b"1234"
+        return response
+
+    async def other_name(request: Any, context: Any) -> Any:
+        response = answer(request, np.eye(4, dtype=np.float32)[:1])
+        response.outputs[0].name = "logits"
+        return response
+
+    async with connected(triton) as encoder:
+        for give in (other_type, too_short, other_name):
+            triton.infer = give
+            with pytest.raises(ModelOutputInvalid):
+                await encoder.encode_image(images(1))
+
+
+def _fingerprint(triton: ScriptedTriton) -> None:
+    triton.card["fingerprint"] = "cd" * 32
+
+
+def _no_card(triton: ScriptedTriton) -> None:
+    triton.card = {}
+
+
+def _dimension(triton: ScriptedTriton) -> None:
+    triton.embedding_dim = 5
+
+
+def _type(triton: ScriptedTriton) -> None:
+    triton.text_type = "INT32"
+
+
+def _no_batches(triton: ScriptedTriton) -> None:
+    triton.max_batch_size = 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_fingerprint, r"test/model \(cdcdcdcdcdcd\), expected the fingerprint abababababab"),
+        (_no_card, "a model without a card"),
+        (_dimension, r"text_embeds FP32 \[5\], expected text_embeds FP32 \[4\]"),
+        (_type, r"input_ids INT32 \[-1\], expected input_ids INT64 \[-1\]"),
+        (_no_batches, "max_batch_size"),
+    ],
+)
+async def test_another_model_behind_the_name_is_refused_until_it_is_the_right_one(
+    change: Any, said: str
+) -> None:
+    triton = ScriptedTriton()
+    async with connected(triton) as encoder:
+        await encoder.encode_image(images(1))
+        right = dict(vars(triton), card=dict(triton.card))
+        change(triton)
+        with pytest.raises(EncoderUnavailable, match=said):
+            await encoder.health()
+        asked = len(triton.requests)
+        with pytest.raises(EncoderUnavailable, match=said):
+            await encoder.encode_image(images(1))
+        assert len(triton.requests) == asked, "the wrong model was asked"
+        vars(triton).update(right)
+        await encoder.health()
+        await encoder.encode_image(images(1))
+
+
+async def test_the_first_request_asks_whose_model_it_is() -> None:
+    triton = ScriptedTriton()
+    _fingerprint(triton)
+    async with connected(triton) as encoder:
+        with pytest.raises(EncoderUnavailable, match="fingerprint"):
+            await encoder.encode_image(images(1))
+    assert triton.requests == []
+
+
+async def test_triton_is_told_how_long_the_call_has_left() -> None:
+    triton = ScriptedTriton()
+    async with connected(triton, timeout_s=30) as encoder:
+        await encoder.encode_image(images(1))
+        with call_ends_in(5):
+            await encoder.encode_image(images(1))
+        with call_ends_in(1000):
+            await encoder.encode_image(images(1))
+    for request, deadline_s, bound_s in zip(
+        triton.requests, triton.deadlines_s, (30, 5, 30), strict=True
+    ):
+        assert deadline_s == pytest.approx(bound_s, abs=1)
+        assert 0 < request.parameters["timeout"].int64_param <= bound_s * 1_000_000
+
+
+async def test_a_request_that_takes_too_long_ends_at_the_deadline() -> None:
+    triton = ScriptedTriton()
+    triton.infer = triton.never
+    async with connected(triton, timeout_s=0.2) as encoder:
+        with pytest.raises(DeadlineExceeded):
+            await encoder.encode_image(images(1))
+        await triton.cancelled.wait()
+
+
+async def test_who_gives_up_ends_the_request_at_triton() -> None:
+    triton = ScriptedTriton()
+    triton.infer = triton.never
+    async with connected(triton) as encoder:
+        call = asyncio.create_task(encoder.encode_image(images(1)))
+        await triton.arrived.acquire()
+        call.cancel()
+        await triton.cancelled.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+
+async def test_so_many_are_under_way_so_many_wait_and_the_rest_is_refused() -> None:
+    triton = ScriptedTriton()
+    go_on = asyncio.Event()
+
+    async def wait(request: Any, context: Any) -> Any:
+        await go_on.wait()
+        return await triton.first_axis(request, context)
+
+    triton.infer = wait
+    async with connected(triton, max_in_flight=2, max_waiting=3) as encoder:
+        await encoder.health()
+        calls = [asyncio.create_task(encoder.encode_image(images(1))) for _ in range(6)]
+        for _ in range(2):
+            await triton.arrived.acquire()
+        with pytest.raises(Overloaded):
+            await calls[-1]
+        assert len(triton.requests) == 2
+        go_on.set()
+        assert len(await asyncio.gather(*calls[:-1])) == 5
+    assert len(triton.requests) == 5
+
+
+async def test_waiting_for_a_place_ends_at_the_deadline() -> None:
+    triton = ScriptedTriton()
+    triton.infer = triton.never
+    async with connected(triton, max_in_flight=1) as encoder:
+        first = asyncio.create_task(encoder.encode_image(images(1)))
+        await triton.arrived.acquire()
+        with call_ends_in(0.1), pytest.raises(DeadlineExceeded, match="before Triton"):
+            await encoder.encode_image(images(1))
+        first.cancel()
+        await asyncio.wait({first})
+
+
+async def test_triton_may_come_later_and_go_and_come_back() -> None:
+    triton = ScriptedTriton()
+    async with serving(triton) as address:
+        pass
+    encoder = TritonEncoder(CARD, address=address, timeout_s=5, max_in_flight=1, max_waiting=1)
+    async with encoder:
+        assert "not reached" in encoder.description
+        for _ in range(2):
+            with pytest.raises(EncoderUnavailable, match="cannot be reached"):
+                await encoder.health()
+            with pytest.raises(EncoderUnavailable):
+                await encoder.encode_image(images(1))
+            async with serving(triton, address):
+                await until_healthy(encoder)
+                assert encoder.description == f"triton 1.2.3 at {address}"
+                await encoder.encode_image(images(1))
+
+
+async def until_healthy(encoder: TritonEncoder) -> None:
+    """Asks as the server does, within the 2 s in which it must have noticed."""
+    async with asyncio.timeout(2):
+        while True:
+            try:
+                return await encoder.health()
+            except EncoderUnavailable:
+                await asyncio.sleep(0.05)
+
+
+async def test_a_model_that_hangs_is_found_out_and_found_again() -> None:
+    """It answers what it is, and nothing else: only the silence shows."""
+    triton = ScriptedTriton()
+    triton.infer = triton.never
+    async with connected(triton, timeout_s=0.2) as encoder:
+        await encoder.health()  # nobody has asked anything yet
+        with pytest.raises(DeadlineExceeded):
+            await encoder.encode_image(images(1))
+        with pytest.raises(EncoderUnavailable, match="clip_vision has not answered"):
+            await encoder.health()
+        asked = len(triton.requests)
+        with pytest.raises(EncoderUnavailable):
+            await encoder.encode_image(images(1))  # at once
+        assert len(triton.requests) == asked
+        triton.infer = triton.first_axis
+        await encoder.health()
+        await encoder.encode_image(images(1))
+
+
+async def test_a_full_queue_does_not_hide_that_nothing_comes_out_of_it() -> None:
+    triton = ScriptedTriton()
+    triton.infer = triton.never
+    async with connected(triton, timeout_s=0.2) as encoder:
+        with pytest.raises(DeadlineExceeded):
+            await encoder.encode_image(images(1))
+        triton.infer = triton.failing(UNAVAILABLE, "Exceeds maximum queue size")
+        with pytest.raises(Overloaded):
+            await encoder.encode_image(images(1))
+        with pytest.raises(EncoderUnavailable, match="has not answered"):
+            await encoder.health()
+
+
+async def test_one_request_that_was_too_slow_is_no_hang() -> None:
+    triton = ScriptedTriton()
+    triton.infer = triton.never
+    async with connected(triton, timeout_s=0.2) as encoder:
+        with pytest.raises(DeadlineExceeded):
+            await encoder.encode_image(images(1))
+        triton.infer = triton.first_axis
+        await encoder.health()
+        assert len(triton.requests) == 2  # it was tried
+        await encoder.health()
+        assert len(triton.requests) == 2
