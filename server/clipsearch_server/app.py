@@ -133,44 +133,47 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
 
 
 async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelFolder) -> Encoder:
+    encoder: Encoder
+    concurrency = 1
     if settings.encoder.backend == "triton":
         # Imported here: it takes a quarter of a second that most servers can start without.
         from clipsearch_server.encoders.triton import TritonEncoder
 
-        return await stack.enter_async_context(
+        encoder = await stack.enter_async_context(
             TritonEncoder(
                 model.card,
                 address=settings.triton.address,
                 timeout_s=settings.triton.timeout_s,
-                max_in_flight=settings.triton.max_in_flight,
-                max_waiting=settings.encoder.max_waiting,
                 tls=settings.triton.tls,
                 ca_file=settings.triton.ca_file,
             )
         )
-    try:
-        from clipsearch_server.encoders.ort import OnnxEncoder
-    except ModuleNotFoundError as error:
-        raise StartupError(
-            "ONNX Runtime is missing: install clipsearch-server[cpu] or, for a GPU, "
-            "clipsearch-server[gpu], or let Triton run the model (--encoder-backend triton)"
-        ) from error
+        concurrency = settings.triton.max_in_flight
+    else:
+        try:
+            from clipsearch_server.encoders.ort import OnnxEncoder
+        except ModuleNotFoundError as error:
+            raise StartupError(
+                "ONNX Runtime is missing: install clipsearch-server[cpu] or, for a GPU, "
+                "clipsearch-server[gpu], or let Triton run the model (--encoder-backend triton)"
+            ) from error
 
-    onnx = await stack.enter_async_context(
-        OnnxEncoder(
-            model,
-            threads=settings.encoder.threads,
-            device=settings.encoder.device,
-            gpu_memory_bytes=settings.encoder.gpu_memory_mib * 2**20,
-            engine_cache_dir=settings.data_dir / "tensorrt",
+        encoder = await stack.enter_async_context(
+            OnnxEncoder(
+                model,
+                threads=settings.encoder.threads,
+                device=settings.encoder.device,
+                gpu_memory_bytes=settings.encoder.gpu_memory_mib * 2**20,
+                engine_cache_dir=settings.data_dir / "tensorrt",
+            )
         )
-    )
     return await stack.enter_async_context(
         BatchingEncoder(
-            onnx,
+            encoder,
             pad_token_id=model.card.end_token_id,
             max_batch=settings.encoder.max_batch,
             max_waiting=settings.encoder.max_waiting,
+            concurrency=concurrency,
         )
     )
 

@@ -107,7 +107,7 @@ class EncoderSettings(Group):
         default=16,
         ge=1,
         le=1024,
-        description="onnxruntime: texts or images of concurrent requests embedded together",
+        description="texts or images of concurrent requests embedded together",
     )
     max_waiting: int = Field(
         default=1024,
@@ -129,7 +129,10 @@ class TritonSettings(Group):
         description="seconds for one request; less if the call has less left",
     )
     max_in_flight: int = Field(
-        default=64, ge=1, description="requests sent at a time; what comes on top waits"
+        default=8,
+        ge=1,
+        le=256,
+        description="requests of each tower under way at a time; meanwhile others are batched",
     )
     tls: bool = Field(default=False, description="encrypt the connection")
     ca_file: Path | None = Field(

@@ -36,6 +36,7 @@ from clipsearch import (
 )
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
+from clipsearch_server.encoders.batching import BatchingEncoder
 from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.encoders.triton import TritonEncoder
 from clipsearch_server.errors import ModelOutputInvalid, Overloaded
@@ -131,32 +132,28 @@ def test_it_finds_the_same_images_with_the_same_scores(
     assert scores == pytest.approx(expected_scores, abs=1e-4)
 
 
-async def test_texts_of_mixed_length_are_batched_by_triton(own_models: Path) -> None:
-    # The demo model is faster than 64 requests can be sent: let the first wait for the others.
-    config = own_models / "clip_text" / "config.pbtxt"
-    config.write_text(config.read_text().replace("microseconds: 500\n", "microseconds: 50000\n"))
-    model = await asyncio.to_thread(open_model_folder, own_models)
+async def test_texts_of_mixed_length_are_batched(triton: TritonProcess, models: Path) -> None:
+    model = await asyncio.to_thread(open_model_folder, models)
     random = np.random.default_rng(0)
     texts = [random.integers(0, 8000, (1, length)) for length in random.integers(3, 32, 64)]
     for ids in texts:
         ids[0, -1] = model.card.end_token_id
-    triton = TritonProcess(HOME, own_models)
-    await asyncio.to_thread(triton.__enter__)
-    try:
-        async with (
-            TritonEncoder(
-                model.card, address=triton.address, timeout_s=30, max_in_flight=64, max_waiting=64
-            ) as encoder,
-            OnnxEncoder(model) as reference,
-        ):
-            before = await asyncio.to_thread(executions, triton.address)
-            embeddings = await asyncio.gather(*(encoder.encode_text(ids) for ids in texts))
-            after = await asyncio.to_thread(executions, triton.address)
-            for ids, embedding in zip(texts, embeddings, strict=True):
-                assert np.abs(embedding - await reference.encode_text(ids)).max() < 1e-5
-    finally:
-        await asyncio.to_thread(triton.stop)
-        triton.release()
+    async with (
+        TritonEncoder(model.card, address=triton.address, timeout_s=30) as triton_encoder,
+        BatchingEncoder(
+            triton_encoder,
+            pad_token_id=model.card.end_token_id,
+            max_batch=16,
+            max_waiting=64,
+            concurrency=8,
+        ) as encoder,
+        OnnxEncoder(model) as reference,
+    ):
+        before = await asyncio.to_thread(executions, triton.address)
+        embeddings = await asyncio.gather(*(encoder.encode_text(ids) for ids in texts))
+        after = await asyncio.to_thread(executions, triton.address)
+        for ids, embedding in zip(texts, embeddings, strict=True):
+            assert np.abs(embedding - await reference.encode_text(ids)).max() < 1e-5
     requests, batches = np.subtract(after, before)
     assert requests == 64
     assert batches <= 16
@@ -320,9 +317,7 @@ async def test_a_full_queue_is_an_overload(own_models: Path) -> None:
     triton = TritonProcess(HOME, own_models)
     await asyncio.to_thread(triton.__enter__)
     try:
-        async with TritonEncoder(
-            model.card, address=triton.address, timeout_s=10, max_in_flight=16, max_waiting=16
-        ) as encoder:
+        async with TritonEncoder(model.card, address=triton.address, timeout_s=10) as encoder:
             pixels = np.zeros((1, 3, 64, 64), np.uint8)
             answers = await asyncio.gather(
                 *(encoder.encode_image(pixels) for _ in range(8)), return_exceptions=True

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsearch_server.deadline import call_deadline, call_ends_at
 from clipsearch_server.errors import EncoderUnavailable, ModelOutputInvalid, Overloaded
 from clipsearch_server.ports import Embeddings, Encoder, Pixels, TokenIds
 
@@ -24,13 +25,21 @@ class BatchingEncoder:
     """Wraps an Encoder: rows that arrive while it is busy are embedded together, oldest first.
 
     Nothing waits for company: an idle encoder takes a lone row at once, and a batch is whatever
-    came in during the one before. At most ``max_waiting`` rows wait for each tower; what comes on
-    top is refused with Overloaded. A row whose caller has gone is dropped. If the encoder answers a
-    batch with ModelOutputInvalid, its rows are tried one by one, so that a poison one fails alone.
+    came in while ``concurrency`` others were under way (one for each tower, if the encoder does one
+    thing at a time). At most ``max_waiting`` rows wait for each tower; what comes on top is refused
+    with Overloaded. A row whose caller has gone is dropped, and a batch that nobody waits for any
+    more is cancelled; its deadline is the latest of its callers'. If the encoder answers a batch
+    with ModelOutputInvalid, its rows are tried one by one, so that a poison one fails alone.
     """
 
     def __init__(
-        self, encoder: Encoder, *, pad_token_id: int, max_batch: int, max_waiting: int
+        self,
+        encoder: Encoder,
+        *,
+        pad_token_id: int,
+        max_batch: int,
+        max_waiting: int,
+        concurrency: int = 1,
     ) -> None:
         self._encoder = encoder
         self._text = _Batcher(
@@ -42,12 +51,14 @@ class BatchingEncoder:
         self._image = _Batcher(
             lambda rows: encoder.encode_image(np.stack(rows)), lambda row: 0, max_batch, max_waiting
         )
+        self._concurrency = concurrency
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         self._tasks = [
-            asyncio.create_task(batcher.work(), name=f"batch-{name}")
+            asyncio.create_task(batcher.work(), name=f"batch-{name}-{number}")
             for name, batcher in (("text", self._text), ("image", self._image))
+            for number in range(self._concurrency)
         ]
         return self
 
@@ -79,11 +90,12 @@ class BatchingEncoder:
 class _Waiting:
     row: NDArray[Any]
     group: int
+    ends_at: float | None
     embedding: asyncio.Future[NDArray[np.float32]]
 
 
 class _Batcher:
-    """The queue before one tower, and the task that empties it."""
+    """The queue before one tower, and the work that empties it."""
 
     def __init__(
         self,
@@ -106,7 +118,10 @@ class _Batcher:
         if len(self._waiting) + len(rows) > self._max_waiting:
             raise Overloaded("too many texts and images are waiting for the encoder")
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(row, self._group_of(row), loop.create_future()) for row in rows]
+        ends_at = call_deadline()
+        waiting = [
+            _Waiting(row, self._group_of(row), ends_at, loop.create_future()) for row in rows
+        ]
         self._waiting += waiting
         self._arrived.set()
         return np.stack(await asyncio.gather(*(item.embedding for item in waiting)))
@@ -147,7 +162,7 @@ class _Batcher:
         if not batch:
             return
         try:
-            embeddings = await self._encode([item.row for item in batch])
+            embeddings = await self._encode_for(batch)
         except ModelOutputInvalid as error:
             if len(batch) == 1:
                 _fail(batch, error)
@@ -159,6 +174,26 @@ class _Batcher:
             for item, embedding in zip(batch, embeddings, strict=True):
                 if not item.embedding.done():
                     item.embedding.set_result(embedding)
+
+    async def _encode_for(self, batch: Sequence[_Waiting]) -> Embeddings:
+        """Encodes a batch for as long as somebody waits for it."""
+        deadlines = [item.ends_at for item in batch if item.ends_at is not None]
+        with call_ends_at(max(deadlines) if len(deadlines) == len(batch) else None):
+            call = asyncio.ensure_future(self._encode([item.row for item in batch]))
+
+        def cancel_unless_awaited(_: object) -> None:
+            if all(item.embedding.done() for item in batch):
+                call.cancel()
+
+        for item in batch:
+            item.embedding.add_done_callback(cancel_unless_awaited)
+        try:
+            await asyncio.wait({call})
+        finally:
+            call.cancel()
+        if call.cancelled():
+            raise EncoderUnavailable("nobody waits for this batch any more")
+        return call.result()
 
 
 def _fail(batch: Sequence[_Waiting], error: Exception) -> None:

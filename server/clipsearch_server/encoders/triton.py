@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
@@ -63,11 +62,12 @@ _QUEUE_TIMEOUT = "Request timeout expired"
 class TritonEncoder:
     """Runs both towers of a model folder on a Triton server. Implements the port `Encoder`.
 
-    Triton itself puts concurrent requests together, so each is sent as it comes: texts padded to a
-    bucket's length, since only equal shapes are batched. At most ``max_in_flight`` requests are
-    under way; up to ``max_waiting`` texts and images wait for them, and what comes on top is
-    refused with Overloaded. A request may take what its call has left, and ``timeout_s`` at most;
-    Triton is told, so that it drops from its queue what nobody waits for any more.
+    Each call is one request, cut only to what Triton takes at once: `BatchingEncoder` puts texts
+    of one bucket together and bounds how many requests are under way, and Triton merges those of
+    several servers. (Triton's batcher alone does not do for texts: it ends a batch at each request
+    of another shape, so 64 texts of three lengths in turn made 36 batches.) A request may take what
+    its call has left, and ``timeout_s`` at most; Triton is told, so that it drops from its queue
+    what nobody waits for any more.
 
     Entering never waits for Triton. Whether it serves, and serves the model of ``card``, is asked
     by the first request and by every ``health``, which is to be asked once a second or so; until
@@ -80,19 +80,14 @@ class TritonEncoder:
         *,
         address: str,
         timeout_s: float,
-        max_in_flight: int,
-        max_waiting: int,
         tls: bool = False,
         ca_file: Path | None = None,
     ) -> None:
         self._card = card
         self._address = address
         self._timeout_s = timeout_s
-        self._max_waiting = max_waiting
         self._tls = tls
         self._ca_file = ca_file
-        self._slots = asyncio.Semaphore(max_in_flight)
-        self._waiting = 0
         self._version = ""
         self._problem: str | None = None
         self._checked = False
@@ -139,32 +134,12 @@ class TritonEncoder:
             await self.health()
         if self._problem is not None:
             raise EncoderUnavailable(self._problem)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + remaining_s(self._timeout_s)
-        parts = []
-        for start in range(0, len(rows), tower.max_batch):
-            part = rows[start : start + tower.max_batch]
-            async with self._slot(len(part), deadline):
-                parts.append(await tower.infer(part, deadline - loop.time()))
+        ends_at = monotonic() + remaining_s(self._timeout_s)
+        parts = [
+            await tower.infer(rows[start : start + tower.max_batch], ends_at - monotonic())
+            for start in range(0, len(rows), tower.max_batch)
+        ]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
-
-    @asynccontextmanager
-    async def _slot(self, rows: int, deadline: float) -> AsyncIterator[None]:
-        """Waits until one more request may be under way, for as long as the call can."""
-        if self._slots.locked() and self._waiting + rows > self._max_waiting:
-            raise Overloaded("too many texts and images are waiting for Triton")
-        self._waiting += rows
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._slots.acquire()
-        except TimeoutError as error:
-            raise DeadlineExceeded("the time was over before Triton could be asked") from error
-        finally:
-            self._waiting -= rows
-        try:
-            yield
-        finally:
-            self._slots.release()
 
     async def _find_problem(self) -> str | None:
         """Asks Triton; returns what keeps it from working, for people."""
@@ -226,7 +201,7 @@ class _Tower:
         tensor = InferInput(spec.input_name, rows.shape, spec.input_type)
         tensor.set_data_from_numpy(rows)
         if self._silent_since is None:
-            self._silent_since = asyncio.get_running_loop().time()
+            self._silent_since = monotonic()
         try:
             result = await self._client.infer(
                 spec.name,
@@ -249,7 +224,7 @@ class _Tower:
     def _silent_s(self) -> float:
         if self._silent_since is None:
             return 0.0
-        return asyncio.get_running_loop().time() - self._silent_since
+        return monotonic() - self._silent_since
 
 
 def _failure(error: InferenceServerException, name: str, timeout_s: float) -> ClipsearchError:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
+from clipsearch_server.deadline import call_ends_in, remaining_s
 from clipsearch_server.encoders.batching import BatchingEncoder
 from clipsearch_server.errors import EncoderUnavailable, ModelOutputInvalid, Overloaded
 from clipsearch_server.ports import Embeddings, Pixels, TokenIds
@@ -26,11 +27,18 @@ class RecordingEncoder:
         self.batches: list[TokenIds] = []
         self.gate = asyncio.Event()
         self.busy = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.remaining_s: list[float] = []
 
     async def encode_text(self, token_ids: TokenIds) -> Embeddings:
         self.batches.append(token_ids)
+        self.remaining_s.append(remaining_s(at_most=1000))
         self.busy.set()
-        await self.gate.wait()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
         if (token_ids == POISON).any():
             raise ModelOutputInvalid("poison")
         lengths = (token_ids != PAD).sum(axis=1)
@@ -45,9 +53,15 @@ class RecordingEncoder:
 
 @asynccontextmanager
 async def batching(
-    inner: RecordingEncoder, *, max_batch: int = 4, max_waiting: int = 100
+    inner: RecordingEncoder, *, max_batch: int = 4, max_waiting: int = 100, concurrency: int = 1
 ) -> AsyncIterator[BatchingEncoder]:
-    encoder = BatchingEncoder(inner, pad_token_id=PAD, max_batch=max_batch, max_waiting=max_waiting)
+    encoder = BatchingEncoder(
+        inner,
+        pad_token_id=PAD,
+        max_batch=max_batch,
+        max_waiting=max_waiting,
+        concurrency=concurrency,
+    )
     async with encoder:
         yield encoder
 
@@ -162,3 +176,46 @@ async def test_closing_fails_what_still_waits() -> None:
     for task in (running, waiting):
         with pytest.raises(EncoderUnavailable):
             await task
+
+
+async def test_as_many_batches_are_under_way_as_the_encoder_can_use() -> None:
+    inner = RecordingEncoder()
+    async with batching(inner, max_batch=4, concurrency=2) as encoder:
+        calls = [asyncio.create_task(encoder.encode_text(text(n, 5))) for n in range(12)]
+        await inner.busy.wait()
+        await asyncio.sleep(0)
+        assert [len(batch) for batch in inner.batches] == [4, 4]
+        inner.gate.set()
+        answers = await asyncio.gather(*calls)
+    assert [answer[0, 0] for answer in answers] == list(range(12))
+    assert [len(batch) for batch in inner.batches] == [4, 4, 4]
+
+
+async def test_a_batch_that_nobody_waits_for_is_cancelled_and_the_next_goes_on() -> None:
+    inner = RecordingEncoder()
+    async with batching(inner) as encoder:
+        calls = [asyncio.create_task(encoder.encode_text(text(n, 5))) for n in range(2)]
+        await inner.busy.wait()
+        calls[0].cancel()
+        await asyncio.wait({calls[0]})
+        assert not inner.cancelled.is_set()
+        calls[1].cancel()
+        await inner.cancelled.wait()
+        inner.gate.set()
+        assert (await encoder.encode_text(text(7, 5))).tolist() == [[7, 5]]
+
+
+async def test_a_batch_may_take_as_long_as_the_most_patient_of_its_callers() -> None:
+    inner = RecordingEncoder()
+
+    async def ask(first: int, seconds: float | None) -> None:
+        if seconds is None:
+            await encoder.encode_text(text(first, 5))
+            return
+        with call_ends_in(seconds):
+            await encoder.encode_text(text(first, 5))
+
+    async with batching(inner, max_batch=2) as encoder:
+        inner.gate.set()
+        await asyncio.gather(ask(1, 30), ask(2, 60), ask(3, 30), ask(4, None))
+    assert inner.remaining_s == [pytest.approx(60, abs=5), 1000]

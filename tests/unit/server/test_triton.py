@@ -27,17 +27,11 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 @asynccontextmanager
 async def connected(
-    triton: ScriptedTriton, *, max_in_flight: int = 8, max_waiting: int = 8, timeout_s: float = 30
+    triton: ScriptedTriton, *, timeout_s: float = 30
 ) -> AsyncIterator[TritonEncoder]:
     async with (
         serving(triton) as address,
-        TritonEncoder(
-            CARD,
-            address=address,
-            timeout_s=timeout_s,
-            max_in_flight=max_in_flight,
-            max_waiting=max_waiting,
-        ) as encoder,
+        TritonEncoder(CARD, address=address, timeout_s=timeout_s) as encoder,
     ):
         yield encoder
 
@@ -252,45 +246,20 @@ async def test_who_gives_up_ends_the_request_at_triton() -> None:
             await call
 
 
-async def test_so_many_are_under_way_so_many_wait_and_the_rest_is_refused() -> None:
+async def test_a_call_whose_time_is_over_is_not_sent() -> None:
     triton = ScriptedTriton()
-    go_on = asyncio.Event()
-
-    async def wait(request: Any, context: Any) -> Any:
-        await go_on.wait()
-        return await triton.first_axis(request, context)
-
-    triton.infer = wait
-    async with connected(triton, max_in_flight=2, max_waiting=3) as encoder:
+    async with connected(triton) as encoder:
         await encoder.health()
-        calls = [asyncio.create_task(encoder.encode_image(images(1))) for _ in range(6)]
-        for _ in range(2):
-            await triton.arrived.acquire()
-        with pytest.raises(Overloaded):
-            await calls[-1]
-        assert len(triton.requests) == 2
-        go_on.set()
-        assert len(await asyncio.gather(*calls[:-1])) == 5
-    assert len(triton.requests) == 5
-
-
-async def test_waiting_for_a_place_ends_at_the_deadline() -> None:
-    triton = ScriptedTriton()
-    triton.infer = triton.never
-    async with connected(triton, max_in_flight=1) as encoder:
-        first = asyncio.create_task(encoder.encode_image(images(1)))
-        await triton.arrived.acquire()
-        with call_ends_in(0.1), pytest.raises(DeadlineExceeded, match="before Triton"):
+        with call_ends_in(0), pytest.raises(DeadlineExceeded):
             await encoder.encode_image(images(1))
-        first.cancel()
-        await asyncio.wait({first})
+    assert triton.requests == []
 
 
 async def test_triton_may_come_later_and_go_and_come_back() -> None:
     triton = ScriptedTriton()
     async with serving(triton) as address:
         pass
-    encoder = TritonEncoder(CARD, address=address, timeout_s=5, max_in_flight=1, max_waiting=1)
+    encoder = TritonEncoder(CARD, address=address, timeout_s=5)
     async with encoder:
         assert "not reached" in encoder.description
         for _ in range(2):
