@@ -150,8 +150,10 @@ class IndexSettings(Group):
 
 
 class QdrantSettings(Group):
-    """The Qdrant server or cluster, if index.backend is qdrant; from shards on: of a new collection.
-    One that exists stays as it is."""
+    """The Qdrant server or cluster, if index.backend is qdrant; from shards on, of new collections.
+
+    A collection that exists stays as it is.
+    """
 
     url: Annotated[str, AfterValidator(_grpc_url)] = Field(
         default="http://127.0.0.1:6334",

@@ -44,7 +44,7 @@ _OPTIONS: dict[str, str | int] = {
     # A Qdrant that was away is found soon after its return: gRPC's own pauses grow to two minutes,
     # and it waits 20 s for a host that does not even refuse.
     "grpc.initial_reconnect_backoff_ms": 100,
-    "grpc.max_reconnect_backoff_ms": 500,
+    "grpc.max_reconnect_backoff_ms": 250,
     "grpc.min_reconnect_backoff_ms": 1000,
     # A connection to a host that vanished is given up after 15 s. Health checks keep it from being
     # idle, so no pings are needed between calls.

@@ -49,7 +49,7 @@ _MAX_POINTS = 64
 _MAX_IDS = 1000
 
 _START_S = 5.0  # for Qdrant to answer before the server starts without it
-_RETRY_S = 0.5  # between attempts to open the collection, until it is
+_RETRY_S = 0.25  # between attempts to open the collection, until it is
 
 # In a cluster, two servers that write one image at the same time must not leave the copies of a
 # shard different: one copy puts writes in order. It costs a hop, and nothing on a single node.
