@@ -88,7 +88,7 @@ class QdrantServer:
             # Not as api_key, which turns TLS on by itself and warns if it is off: we have done so.
             headers={"api-key": self.api_key} if self.api_key else None,
             timeout=math.ceil(timeout_s),
-            grpc_options={**_OPTIONS, **self._root_certificates()},
+            grpc_options={**_OPTIONS, **_proxy_options(host), **self._root_certificates()},
             pool_size=1,  # one HTTP/2 connection carries any number of calls
             check_compatibility=False,  # a thread that asks the REST interface, and only warns
         )
@@ -102,3 +102,9 @@ class QdrantServer:
             raise StartupError(
                 f"{self.ca_file}: {error.strerror}; qdrant.ca_file names root certificates"
             ) from error
+
+
+def _proxy_options(host: str) -> dict[str, int]:
+    # gRPC obeys http_proxy even for this machine, where a proxy leads nowhere.
+    local = host in {"localhost", "127.0.0.1", "[::1]"}
+    return {"grpc.enable_http_proxy": 0} if local else {}

@@ -113,8 +113,7 @@ class QdrantIndex:
             try:
                 await self._open(min(self._timeout_s, _START_S))
             except IndexUnavailable as error:
-                _log.warning("the index is not open yet, and is tried again: %s", error.message)
-                self._obstacle = error
+                self._meet(error)
                 self._opener = asyncio.create_task(self._open_in_the_end(), name="open qdrant")
                 stack.push_async_callback(_cancel, self._opener)
             self._stack = stack.pop_all()
@@ -233,10 +232,15 @@ class QdrantIndex:
             try:
                 await self._open(self._timeout_s)
             except (IndexUnavailable, ModelMismatch) as error:
-                self._obstacle = error
+                self._meet(error)
             else:
                 self._obstacle = self._opener = None
                 return
+
+    def _meet(self, obstacle: ClipsearchError) -> None:
+        if self._obstacle is None or self._obstacle.message != obstacle.message:
+            _log.warning("the index is not open yet, and is tried again: %s", obstacle.message)
+        self._obstacle = obstacle
 
     @asynccontextmanager
     async def _call(self, *, write: bool = False) -> AsyncIterator[None]:
@@ -256,6 +260,11 @@ class QdrantIndex:
             raise
         except ClipsearchError as error:
             raise IndexUnavailable(error.message) from error
+        except ValueError as error:  # a later Qdrant, with words that qdrant_client does not know
+            raise IndexUnavailable(
+                f"Qdrant at {self._address} describes itself as this qdrant-client cannot read: "
+                f"{str(error).partition(chr(10))[0]}"
+            ) from error
 
     def _require_unobstructed(self) -> None:
         if self._obstacle is not None:
