@@ -57,12 +57,16 @@ class FakeQdrant:
         or, for None, what they would get anyway."""
         self._script[method] = list(steps)
 
-    async def start(self) -> None:
+    async def start(self, tls: grpc.ServerCredentials | None = None) -> None:
         self._server = grpc.aio.server(interceptors=[_Script(self)])
         add_QdrantServicer_to_server(_Root(self), self._server)
         add_CollectionsServicer_to_server(_Collections(self), self._server)
         add_PointsServicer_to_server(_Points(self), self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        if tls is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, tls)
         await self._server.start()
 
     async def stop(self) -> None:

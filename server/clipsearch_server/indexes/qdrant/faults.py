@@ -1,11 +1,12 @@
-"""What Qdrant's errors mean to us."""
+"""What Qdrant's errors, and its half-hearted answers, mean to us."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 
 import grpc
+from qdrant_client import models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from clipsearch_server.errors import (
@@ -41,13 +42,26 @@ def explained(address: str, *, write: bool = False) -> Iterator[None]:
         raise _translated(error, address, write) from error
 
 
-def outcome_unknown(why: str) -> OutcomeUnknown:
+async def completed(write: Awaitable[models.UpdateResult]) -> None:
+    """Awaits a write. Raises OutcomeUnknown unless Qdrant says that it is applied."""
+    try:
+        status = (await write).status
+    except ValueError as error:
+        # qdrant_client has no word for some that its protocol has, ClockRejected for one.
+        if "UpdateStatus" not in str(error):
+            raise
+        raise _outcome_unknown("Qdrant did not say that the write is applied") from error
+    if status is not models.UpdateStatus.COMPLETED:
+        raise _outcome_unknown(f"Qdrant did not apply the write in time ({status})")
+
+
+def _outcome_unknown(why: str) -> OutcomeUnknown:
     return OutcomeUnknown(f"{why}, so it may be made or not; repeating it by the same id is safe")
 
 
 def _too_slow(address: str, write: bool) -> DeadlineExceeded:
     if write:
-        return outcome_unknown(f"Qdrant at {address} did not confirm the write in time")
+        return _outcome_unknown(f"Qdrant at {address} did not confirm the write in time")
     return DeadlineExceeded(f"Qdrant at {address} did not answer in time")
 
 

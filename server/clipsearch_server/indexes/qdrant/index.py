@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -32,7 +32,7 @@ from clipsearch_server.indexes.points import (
 )
 from clipsearch_server.indexes.qdrant.collection import Collection, CollectionLayout
 from clipsearch_server.indexes.qdrant.connection import QdrantServer
-from clipsearch_server.indexes.qdrant.faults import explained, outcome_unknown
+from clipsearch_server.indexes.qdrant.faults import completed, explained
 from clipsearch_server.ports import (
     EmbeddedPage,
     Embeddings,
@@ -146,7 +146,7 @@ class QdrantIndex:
                     models.PointStruct(id=image.id, vector=vector, payload=to_payload(image))
                     for image, vector in points[start : start + _MAX_POINTS]
                 ]
-                await _completed(
+                await completed(
                     self._client.upsert(self._name, batch, wait=True, ordering=_ORDERING)
                 )
 
@@ -201,7 +201,7 @@ class QdrantIndex:
         async with self._call(write=True):
             for start in range(0, len(ids), _MAX_IDS):
                 some = models.PointIdsList(points=list(ids[start : start + _MAX_IDS]))
-                await _completed(
+                await completed(
                     self._client.delete(self._name, some, wait=True, ordering=_ORDERING)
                 )
 
@@ -294,19 +294,6 @@ class QdrantIndex:
             with_vectors=vectors,
         )
         return records, None if next_id is None else _uuid(next_id)
-
-
-async def _completed(write: Awaitable[models.UpdateResult]) -> None:
-    """Awaits a write. Raises OutcomeUnknown unless Qdrant says that it is applied."""
-    try:
-        status = (await write).status
-    except ValueError as error:
-        # qdrant_client has no word for some that its protocol has, ClockRejected for one.
-        if "UpdateStatus" not in str(error):
-            raise
-        raise outcome_unknown("Qdrant did not say that the write is applied") from error
-    if status is not models.UpdateStatus.COMPLETED:
-        raise outcome_unknown(f"Qdrant did not apply the write in time ({status})")
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
