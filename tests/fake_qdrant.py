@@ -105,8 +105,8 @@ class _Script(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         method = details.method.removeprefix("/qdrant.")
 
-        async def call(request: Message, context: grpc.aio.ServicerContext) -> Message:
-            self._qdrant.headers = dict(context.invocation_metadata() or ())
+        async def call(request: Message, context: Any) -> Any:
+            self._qdrant.headers = dict(context.invocation_metadata())
             step = await self._qdrant.scripted(method, request)
             if isinstance(step, tuple):
                 await context.abort(*step)
