@@ -15,6 +15,7 @@
     - EncoderUnavailable
     - IndexUnavailable
   + DeadlineExceeded          the time for the call, or for a part of it, is over
+    - OutcomeUnknown          a write was sent, and may or may not have been made
   + ModelOutputInvalid        the encoder answered with what cannot be an embedding
   + StartupError              the server cannot start as configured; never reaches a client
 """
@@ -167,6 +168,13 @@ class DeadlineExceeded(ClipsearchError):
     """The call's deadline, or the server's own for it, has passed."""
 
     reason = "DEADLINE_EXCEEDED"
+
+
+class OutcomeUnknown(DeadlineExceeded):
+    """The index took a write and did not say in time that it is made: it may be, or come to be.
+    Repeating it under the same id is safe."""
+
+    reason = "OUTCOME_UNKNOWN"
 
 
 class ModelOutputInvalid(ClipsearchError):

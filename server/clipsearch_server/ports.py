@@ -58,6 +58,16 @@ class ImagePage:
     next_id: UUID | None
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddedPage:
+    """Images ordered by id with their embeddings, and the id from which the next page starts
+    (None: there is none)."""
+
+    images: Sequence[StoredImage]
+    embeddings: Embeddings  # (len(images), d)
+    next_id: UUID | None
+
+
 class Encoder(Protocol):
     """Embeds texts and images into one space.
 
@@ -88,7 +98,9 @@ class ImageIndex(Protocol):
     """One collection of images with their embeddings.
 
     Raises IndexUnavailable if the index cannot be reached, StorageFull if it cannot write for want
-    of space, DeadlineExceeded if it is too slow.
+    of space, DeadlineExceeded if it is too slow; of a write whose outcome is not known,
+    OutcomeUnknown. One that others can reach raises ModelMismatch if they have put another model's
+    collection there.
     """
 
     @property
@@ -136,7 +148,8 @@ class ImageIndex(Protocol):
         ...
 
     async def health(self) -> None:
-        """Returns if the index can work now; raises IndexUnavailable if not."""
+        """Returns if the index can work now; raises IndexUnavailable if not, and ModelMismatch if
+        it holds another model's embeddings."""
         ...
 
 

@@ -16,8 +16,17 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 
 from clipsearch_server.errors import StartupError
@@ -38,6 +47,25 @@ def _collection_name(value: str) -> str:
     """Accepts what is a safe file name on every system: the collection is a folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", value):
         raise ValueError("expected up to 64 letters, digits, - and _, the first no sign")
+    return value
+
+
+def _grpc_url(value: str) -> str:
+    """Accepts http://host:port and https://host:port, without anything else."""
+    try:
+        url = urlsplit(value)
+        plain = url.hostname is not None and url.port != 0 and "@" not in url.netloc
+    except ValueError:  # of the port, or an IPv6 address without its end
+        plain = False
+    if not plain or url.scheme not in {"http", "https"} or url.path.strip("/") or url.query:
+        raise ValueError("expected http://host:port or https://host:port")
+    return value
+
+
+def _header_value(value: SecretStr) -> SecretStr:
+    """Accepts what an HTTP header may hold; gRPC would print any other when it refuses it."""
+    if not re.fullmatch(r"[!-~]*", value.get_secret_value()):
+        raise ValueError("expected printable ASCII without spaces or line ends")
     return value
 
 
@@ -135,15 +163,19 @@ class TritonSettings(Group):
         description="requests of each tower under way at a time; meanwhile others are batched",
     )
     tls: bool = Field(default=False, description="encrypt the connection")
-    ca_file: Path | None = Field(
+    ca_file: FilePath | None = Field(
         default=None,
-        description="PEM file with the root certificates to trust; default: the system's",
+        description="PEM file of the root certificates to trust instead of the system's",
     )
 
 
 class IndexSettings(Group):
     """How the embeddings are stored."""
 
+    backend: Literal["edge", "qdrant"] = Field(
+        default="edge",
+        description="edge: embedded, in data_dir; qdrant: a server or cluster, see below",
+    )
     timeout_s: float = Field(
         default=30.0, gt=0, description="seconds that one index operation may take"
     )
@@ -153,7 +185,44 @@ class IndexSettings(Group):
     optimize_after_points: int = Field(
         default=20_000,
         ge=1000,
-        description="images added since the last time after which the search graph is built anew",
+        description="images added since the last time after which edge builds its search graph "
+        "anew; qdrant decides itself",
+    )
+
+
+class QdrantSettings(Group):
+    """The Qdrant server or cluster, if index.backend is qdrant; from shards on, of new collections.
+
+    A collection that exists stays as it is.
+    """
+
+    url: Annotated[str, AfterValidator(_grpc_url)] = Field(
+        default="http://127.0.0.1:6334",
+        description="http://host:port of its gRPC interface, https:// for TLS",
+    )
+    api_key: Annotated[SecretStr, AfterValidator(_header_value)] = Field(
+        default=SecretStr(""),
+        description="key that it asks for; better not as a flag, which other users can see",
+    )
+    ca_file: FilePath | None = Field(
+        default=None, description="root certificates (PEM) to trust instead of the system's"
+    )
+    shards: int = Field(default=1, ge=1, description="shards, which nodes share")
+    replication_factor: int = Field(default=1, ge=1, description="copies of each shard")
+    write_consistency_factor: int = Field(
+        default=1, ge=1, description="copies that must have a write for it to succeed"
+    )
+    quantization: Literal["none", "turbo4", "int8"] = Field(
+        default="none",
+        description="vectors of 4 or 8 bits that are searched first; the originals are kept, and "
+        "score what is found",
+    )
+    on_disk: bool = Field(
+        default=False, description="read vectors and search graph from disk, not from memory"
+    )
+    hnsw_m: int = Field(default=16, ge=4, le=10_000, description="links of a point in the graph")
+    hnsw_ef_construct: int = Field(
+        default=100, ge=4, description="neighbours looked at to build the graph"
     )
 
 
@@ -198,6 +267,7 @@ class Settings(Group):
     encoder: EncoderSettings = EncoderSettings()
     triton: TritonSettings = TritonSettings()
     index: IndexSettings = IndexSettings()
+    qdrant: QdrantSettings = QdrantSettings()
 
 
 def load_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> Settings:  # noqa: TID251
@@ -297,7 +367,9 @@ def _parser(leaves: Sequence[tuple[tuple[str, ...], FieldInfo]]) -> argparse.Arg
 def _metavar(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "|".join(get_args(annotation))
-    return {bool: "true|false", int: "N", float: "X", Path: "DIR", Path | None: "FILE"}.get(
+    if annotation == FilePath | None:
+        return "FILE"
+    return {bool: "true|false", int: "N", float: "X", Path: "DIR", SecretStr: "KEY"}.get(
         annotation, "TEXT"
     )
 
@@ -305,7 +377,7 @@ def _metavar(annotation: Any) -> str:
 def _shown(path: tuple[str, ...], default: Any) -> str:
     if path == ("model_dir",):
         return "demo"
-    if default is None:
+    if default is None or default == SecretStr(""):
         return "none"
     return str(default).lower() if isinstance(default, bool) else str(default)
 
@@ -336,4 +408,6 @@ def _explain(
     origin = origins.get(path, f"{config}: {'.'.join(path)}")
     if problem["type"] == "extra_forbidden":
         return f"{origin}: there is no such setting; clipsearch-server --help lists them"
-    return f"{origin}={problem['input']!r}: {problem['msg']}"
+    secrets = {leaf for leaf, field in _leaves(Settings) if field.annotation is SecretStr}
+    shown = "***" if path[:2] in secrets else repr(problem["input"])
+    return f"{origin}={shown}: {problem['msg']}"

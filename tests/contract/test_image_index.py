@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,8 +13,12 @@ from uuid import UUID
 import numpy as np
 import pytest
 import pytest_asyncio
+from qdrant_client import AsyncQdrantClient
 
 from clipsearch_server.indexes.edge.index import EdgeIndex
+from clipsearch_server.indexes.qdrant.collection import CollectionLayout
+from clipsearch_server.indexes.qdrant.connection import QdrantServer
+from clipsearch_server.indexes.qdrant.index import QdrantIndex
 from clipsearch_server.ports import Embeddings, ImageIndex, StoredImage
 from fakes import FakeIndex
 
@@ -21,16 +27,61 @@ BORN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SCORE_TOLERANCE = 1e-5  # float32, summed in whatever order
 
 
-# One index for all tests, emptied before each: to start Edge takes longer than to use it.
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+TEST_QDRANT = "CLIPSEARCH_TEST_QDRANT_URL"  # http://host:port of a real server's gRPC interface
+
+pytestmark = [
+    # One index for all tests, emptied before each: to start Edge takes longer than to use it.
+    pytest.mark.asyncio(loop_scope="module"),
+    # qdrant_client's local mode needs no index on a payload, and warns of one.
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
+]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["edge", "fake"])
+class InMemoryQdrant(QdrantServer):
+    """qdrant_client's own imitation of a server: our calls, without gRPC."""
+
+    def connect(self, timeout_s: float) -> AsyncQdrantClient:
+        return AsyncQdrantClient(location=":memory:")
+
+
+def qdrant_index(server: QdrantServer, collection: str) -> QdrantIndex:
+    return QdrantIndex(
+        server,
+        collection=collection,
+        model_id="test",
+        fingerprint="0" * 64,
+        embedding_dim=DIM,
+        layout=CollectionLayout(),
+        max_in_flight=1000,
+        timeout_s=30,
+    )
+
+
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=["edge", "fake", "qdrant", "qdrant-server"]
+)
 async def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ImageIndex]:
     if request.param == "fake":
         yield FakeIndex(DIM)
+        return
+    if request.param == "qdrant":
+        async with qdrant_index(InMemoryQdrant(url="http://in-memory"), "images") as qdrant:
+            yield qdrant
+        return
+    if request.param == "qdrant-server":
+        url = os.environ.get(TEST_QDRANT)  # noqa: TID251 - of the tests, not of the server
+        if url is None:
+            pytest.skip(f"{TEST_QDRANT} names no Qdrant server")
+        server, name = QdrantServer(url=url), f"test-{uuid.uuid4()}"
+        try:
+            async with qdrant_index(server, name) as qdrant:
+                yield qdrant
+        finally:
+            client = await asyncio.to_thread(server.connect, 30)
+            await client.delete_collection(name)
+            await client.close()
         return
     async with EdgeIndex(
         tmp_path_factory.mktemp("data"),

@@ -14,7 +14,10 @@ from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from clipsearch_server.ports import StoredImage
+import numpy as np
+from numpy.typing import NDArray
+
+from clipsearch_server.ports import Embeddings, StoredImage
 
 Payload: TypeAlias = dict[str, Any]
 
@@ -56,3 +59,24 @@ def from_payload(image_id: UUID, payload: Mapping[str, Any]) -> StoredImage:
         create_time=datetime.fromisoformat(payload["create_time"]),
         update_time=datetime.fromisoformat(payload["update_time"]),
     )
+
+
+def checked_embeddings(embeddings: Embeddings, count: int, embedding_dim: int) -> Embeddings:
+    """Returns the embeddings of count images as float32. Raises ValueError unless they are
+    (count, embedding_dim) and finite."""
+    if embeddings.shape != (count, embedding_dim):
+        raise ValueError(
+            f"embeddings of {count} images are {embeddings.shape}, not ({count}, {embedding_dim})"
+        )
+    if not np.isfinite(embeddings).all():
+        raise ValueError("an embedding is not finite")
+    return np.asarray(embeddings, dtype=np.float32)
+
+
+def checked_embedding(embedding: NDArray[np.float32], embedding_dim: int) -> NDArray[np.float32]:
+    """Returns a query's embedding as float32. Raises ValueError unless it is (embedding_dim,) and
+    finite."""
+    vector = np.asarray(embedding, dtype=np.float32)
+    if vector.shape != (embedding_dim,) or not np.isfinite(vector).all():
+        raise ValueError(f"not a finite embedding of {embedding_dim} dimensions")
+    return vector

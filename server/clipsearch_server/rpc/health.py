@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
-from clipsearch_server.errors import DependencyFailed
+from clipsearch_server.errors import ClipsearchError
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, Context
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships
         try:
             async with asyncio.timeout(_CHECK_TIMEOUT_S):
                 await self._checks[name]()
-        except DependencyFailed as error:
+        except ClipsearchError as error:  # one that an operator is meant to read
             reason = error.message
         except TimeoutError:
             reason = f"no answer within {_CHECK_TIMEOUT_S} s"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from clipsearch_server.errors import ModelMismatch, StartupError
-from clipsearch_server.indexes.edge.folder import CollectionCard, CollectionFolder
+from clipsearch_server.indexes.card import CollectionCard
+from clipsearch_server.indexes.edge.folder import CollectionFolder
 
 CARD = CollectionCard(
     model_id="model", fingerprint="f" * 64, embedding_dim=512, created_by="clipsearch-server 1"

@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub, add_HealthServicer_to_server
 
-from clipsearch_server.errors import IndexUnavailable
+from clipsearch_server.errors import IndexUnavailable, ModelMismatch
 from clipsearch_server.rpc.health import HealthReporter
 
 SERVING = HealthCheckResponse.SERVING
@@ -44,7 +44,9 @@ async def statuses(stub: HealthStub, *names: str) -> list[int]:
     return [(await stub.Check(HealthCheckRequest(service=name))).status for name in names]
 
 
-@pytest.mark.parametrize("error", [IndexUnavailable("gone"), RuntimeError("odd")])
+@pytest.mark.parametrize(
+    "error", [IndexUnavailable("gone"), ModelMismatch("another's"), RuntimeError("odd")]
+)
 async def test_a_sick_dependency_turns_the_service_red_and_back(error: Exception) -> None:
     encoder, index = Dependency(), Dependency()
     health = HealthReporter({"encoder": encoder.health, "index": index.health})
@@ -59,6 +61,18 @@ async def test_a_sick_dependency_turns_the_service_red_and_back(error: Exception
         index.error = None
         await health.check()
         assert await statuses(stub, *names) == [SERVING] * 4
+
+
+async def test_what_an_operator_should_read_is_logged_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    index = Dependency()
+    health = HealthReporter({"index": index.health})
+    await health.check()
+    index.error = ModelMismatch("filled by another model")
+    await health.check()
+    assert "serving=False filled by another model" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 async def test_an_unknown_name_is_not_found_and_watched_as_unknown() -> None:

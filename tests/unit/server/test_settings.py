@@ -77,6 +77,54 @@ def test_a_mistake_in_the_file_is_named(tmp_path: Path, text: str, expected: str
     assert expected in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "127.0.0.1:6334",
+        "grpc://host:1",
+        "http://host:99999",
+        "http://",
+        "http://[::1",
+        "http://me:mine@host",
+        "http://host/prefix",
+    ],
+)
+def test_an_address_of_qdrant_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(StartupError, match="expected http://host:port or https://host:port"):
+        load_settings(["--qdrant-url", url], {})
+
+
+def test_a_secret_is_never_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "clipsearch.toml"
+    file.write_text('[qdrant]\napi_key = ["hush-hush"]\n')
+    settings = load_settings([], {"CLIPSEARCH_QDRANT_API_KEY": "hush-hush"})
+    assert settings.qdrant.api_key.get_secret_value() == "hush-hush"
+    assert "hush" not in repr(settings)
+    for argv, environ, source in (
+        (["--qdrant-api-key", "hush\n"], {}, "--qdrant-api-key=***"),
+        ([], {"CLIPSEARCH_QDRANT_API_KEY": "hush hush"}, "CLIPSEARCH_QDRANT_API_KEY=***"),
+        (["--config", str(file)], {}, "qdrant.api_key=***"),
+    ):
+        with pytest.raises(StartupError) as caught:
+            load_settings(argv, environ)
+        assert source in caught.value.message
+        assert "hush" not in caught.value.message
+    with pytest.raises(SystemExit):
+        load_settings(["--help"], {"CLIPSEARCH_QDRANT_API_KEY": "hush-hush"})
+    shown = capsys.readouterr().out
+    assert "--qdrant-api-key KEY" in shown
+    assert "hush" not in shown
+
+
+def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
+    assert load_settings([], {}).qdrant.ca_file is None
+    file = tmp_path / "ca.pem"
+    with pytest.raises(StartupError, match="--qdrant-ca-file"):
+        load_settings(["--qdrant-ca-file", str(file)], {})
+    file.touch()
+    assert load_settings(["--qdrant-ca-file", str(file)], {}).qdrant.ca_file == file
+
+
 def test_help_names_every_setting_and_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         load_settings(["--help"], {})

@@ -68,6 +68,7 @@ def test_every_reason_is_what_aip_193_asks_for() -> None:
         (errors.EncoderUnavailable("gone"), code_pb2.UNAVAILABLE),
         (errors.IndexUnavailable("gone"), code_pb2.UNAVAILABLE),
         (errors.DeadlineExceeded("late"), code_pb2.DEADLINE_EXCEEDED),
+        (errors.OutcomeUnknown("who knows"), code_pb2.DEADLINE_EXCEEDED),
         (TimeoutError(), code_pb2.DEADLINE_EXCEEDED),
     ],
 )

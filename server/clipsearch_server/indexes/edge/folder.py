@@ -19,28 +19,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from clipsearch_server.errors import ModelMismatch, StartupError
+from clipsearch_server.errors import StartupError
+from clipsearch_server.indexes.card import FORMAT_VERSION, CollectionCard
 from clipsearch_server.indexes.edge.durable import replace_file, sync_folder
 
-_FORMAT_VERSION = 1
 _CARD = "collection.json"
 _CURRENT = "CURRENT"
 _SHARD = "shard-{:06d}"
 _STAGING = ".{}.new"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CollectionCard:
-    """What a collection is made of."""
-
-    format_version: int = _FORMAT_VERSION
-    model_id: str
-    fingerprint: str
-    embedding_dim: int
-    created_by: str  # the server's version
 
 
 class CollectionFolder:
@@ -70,16 +59,9 @@ class CollectionFolder:
     def check(self, card: CollectionCard) -> None:
         """Raises ModelMismatch if another model filled the collection, StartupError if its card
         cannot be read."""
-        stored = self._read_card()
-        if (stored.fingerprint, stored.embedding_dim) != (card.fingerprint, card.embedding_dim):
-            raise ModelMismatch(
-                f"{self.path}: was filled by the model {stored.model_id} (fingerprint "
-                f"{stored.fingerprint}, {stored.embedding_dim} dimensions), and this server runs "
-                f"{card.model_id} (fingerprint {card.fingerprint}, {card.embedding_dim} "
-                "dimensions); start it with that model, another collection or another data_dir",
-                collection_fingerprint=stored.fingerprint,
-                model_fingerprint=card.fingerprint,
-            )
+        card.require(
+            self._read_card(), str(self.path), way_out="another collection or another data_dir"
+        )
 
     def current(self) -> Path:
         """Returns the shard folder that counts. Raises StartupError if there is none."""
@@ -117,10 +99,10 @@ class CollectionFolder:
         file = self.path / _CARD
         try:
             values = json.loads(_read(file))
-            if values["format_version"] != _FORMAT_VERSION:
+            if values["format_version"] != FORMAT_VERSION:
                 raise StartupError(
                     f"{file}: has format {values['format_version']}, and this server reads "
-                    f"{_FORMAT_VERSION}; start the server that made it, or use another data_dir"
+                    f"{FORMAT_VERSION}; start the server that made it, or use another data_dir"
                 )
             return CollectionCard(**values)
         except (ValueError, TypeError, KeyError) as error:

@@ -6,8 +6,8 @@ docs/decisions/0001-edge-in-its-own-process.md says why; the modules beside this
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from clipsearch_server.errors import (
     DeadlineExceeded,
     IndexUnavailable,
-    Overloaded,
     StartupError,
     StorageFull,
 )
+from clipsearch_server.indexes.admission import Admission
+from clipsearch_server.indexes.card import CollectionCard
 from clipsearch_server.indexes.edge.client import EdgeProcess
-from clipsearch_server.indexes.edge.folder import CollectionCard, CollectionFolder
+from clipsearch_server.indexes.edge.folder import CollectionFolder
 from clipsearch_server.indexes.edge.live import LiveShard
 from clipsearch_server.indexes.edge.lock import DataDirLock
 from clipsearch_server.indexes.edge.protocol import (
@@ -40,10 +41,14 @@ from clipsearch_server.indexes.edge.protocol import (
     Search,
     Upsert,
 )
-from clipsearch_server.indexes.points import from_payload, to_payload
+from clipsearch_server.indexes.points import (
+    checked_embedding,
+    checked_embeddings,
+    from_payload,
+    to_payload,
+)
 from clipsearch_server.ports import Embeddings, ImagePage, ScoredImage, StoredImage
 
-_CREATED_BY = f"clipsearch-server {version('clipsearch-server')}"
 _DESCRIPTION = f"qdrant-edge {version('qdrant-edge-py')}"
 
 
@@ -75,20 +80,13 @@ class EdgeIndex:
         self._lock = DataDirLock(data_dir)
         self._folder = CollectionFolder(data_dir / "collections" / collection)
         self._card = CollectionCard(
-            model_id=model_id,
-            fingerprint=fingerprint,
-            embedding_dim=embedding_dim,
-            created_by=_CREATED_BY,
+            model_id=model_id, fingerprint=fingerprint, embedding_dim=embedding_dim
         )
         self._optimize_after_points = optimize_after_points
-        self._max_in_flight = max_in_flight
         self._timeout_s = timeout_s
         self._shard: LiveShard
         self._stack = AsyncExitStack()
-        self._in_flight = 0
-        self._drained = asyncio.Event()
-        self._drained.set()
-        self._closing = False
+        self._calls = Admission(max_in_flight)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -117,9 +115,8 @@ class EdgeIndex:
         traceback: TracebackType | None,
     ) -> None:
         """Refuses new calls, waits for those under way (each has its time limit), stops."""
-        self._closing = True
         try:
-            await self._drained.wait()
+            await self._calls.close()
         finally:
             await self._stack.aclose()
 
@@ -128,18 +125,12 @@ class EdgeIndex:
         return _DESCRIPTION
 
     async def upsert(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
-        if embeddings.shape != (len(images), self._card.embedding_dim):
-            raise ValueError(
-                f"embeddings of {len(images)} images are {embeddings.shape}, "
-                f"not ({len(images)}, {self._card.embedding_dim})"
-            )
-        if not np.isfinite(embeddings).all():
-            raise ValueError("an embedding is not finite")
+        embeddings = checked_embeddings(embeddings, len(images), self._card.embedding_dim)
         with self._admitted():
             for start in range(0, len(images), MAX_POINTS):
                 some = images[start : start + MAX_POINTS]
                 ids = [image.id for image in some]
-                vectors = np.asarray(embeddings[start : start + MAX_POINTS], dtype=np.float32)
+                vectors = embeddings[start : start + MAX_POINTS]
                 payloads = [to_payload(image) for image in some]
                 await self._shard.write(ids, Upsert(Points(ids, vectors, payloads)))
                 self._shard.note_added(len(some))
@@ -152,9 +143,7 @@ class EdgeIndex:
         offset: int = 0,
         score_threshold: float | None = None,
     ) -> list[ScoredImage]:
-        vector = np.asarray(embedding, dtype=np.float32)
-        if vector.shape != (self._card.embedding_dim,) or not np.isfinite(vector).all():
-            raise ValueError(f"not a finite embedding of {self._card.embedding_dim} dimensions")
+        vector = checked_embedding(embedding, self._card.embedding_dim)
         with self._admitted():
             hits = await self._shard.read(Search(vector, limit, offset, score_threshold))
         return [
@@ -188,8 +177,7 @@ class EdgeIndex:
         return count
 
     async def health(self) -> None:
-        if self._closing:
-            raise IndexUnavailable("the index is closed")
+        self._calls.require_open()
         try:
             await self._shard.read(GetStats())
         except DeadlineExceeded as error:
@@ -215,17 +203,5 @@ class EdgeIndex:
         await process.stop()
         await asyncio.to_thread(self._folder.commit)
 
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        if self._closing:
-            raise IndexUnavailable("the index is closed")
-        if self._in_flight + self._shard.abandoned >= self._max_in_flight:
-            raise Overloaded("too many calls are waiting for the index")
-        self._in_flight += 1
-        self._drained.clear()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._drained.set()
+    def _admitted(self) -> AbstractContextManager[None]:
+        return self._calls.admitted(abandoned=self._shard.abandoned)

@@ -24,6 +24,7 @@ import qdrant_edge as edge
 from clipsearch_server.errors import IndexUnavailable, StartupError, StorageFull
 from clipsearch_server.indexes.edge.durable import replace_file
 from clipsearch_server.indexes.edge.protocol import Points, Search, Stats
+from clipsearch_server.indexes.pages import cut, window
 from clipsearch_server.indexes.points import CONTENT_KEY, Payload
 
 Entry: TypeAlias = tuple[UUID, Payload]
@@ -35,12 +36,6 @@ _SPARE_BYTES = 64 * 2**20
 
 # The floor is lowered by more than the deletion at hand, so that few deletions have to wait for it.
 _FLOOR_STEP = 1000
-
-# What comes first depends a little on how many are asked for: the graph is then searched more
-# widely, and equal scores come in another order. So that the pages of a query are cut from one
-# ranking, a search is for one of few numbers, the first of which costs no more than a page does.
-# Across two of them, a hit may still repeat or be missing.
-_WINDOWS = (128, 1024, 11_264)
 
 _FULL = ("No space left on device", "Disk quota exceeded")  # strerror of ENOSPC and EDQUOT
 
@@ -138,7 +133,7 @@ class Shard:
         requests = [
             edge.QueryRequest(
                 query=edge.Query.Nearest(search.vector.tolist()),
-                limit=_window(search.offset + search.limit),
+                limit=window(search.offset, search.limit),
                 score_threshold=search.score_threshold,
             )
             for search in searches
@@ -146,13 +141,15 @@ class Shard:
         with _explained():
             answers = self._shard.query_batch(edge.QueryBatchRequest(requests))
         pages = [
-            sorted((-point.score, _uuid(point.id)) for point in points)[
-                search.offset : search.offset + search.limit
-            ]
+            cut(
+                ((point.score, _uuid(point.id)) for point in points),
+                offset=search.offset,
+                limit=search.limit,
+            )
             for search, points in zip(searches, answers, strict=True)
         ]
         payloads = dict(self.get(list({image_id for page in pages for _, image_id in page})))
-        return [[(image_id, -score, payloads[image_id]) for score, image_id in p] for p in pages]
+        return [[(image_id, score, payloads[image_id]) for score, image_id in p] for p in pages]
 
     def get(self, ids: Sequence[UUID]) -> list[Entry]:
         with _explained():
@@ -246,10 +243,6 @@ def _explained() -> Iterator[None]:
         if any(text in str(error) for text in _FULL):
             raise StorageFull("the disk of the index is full") from error
         raise IndexUnavailable(f"the index failed: {error}") from error
-
-
-def _window(limit: int) -> int:
-    return next((window for window in _WINDOWS if window >= limit), limit)
 
 
 def _read_floor(file: Path) -> int:

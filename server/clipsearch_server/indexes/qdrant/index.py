@@ -1,0 +1,310 @@
+"""The remote index: one collection of a Qdrant server or cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+from qdrant_client import AsyncQdrantClient, models
+
+from clipsearch_server.errors import (
+    ClipsearchError,
+    IndexUnavailable,
+    ModelMismatch,
+)
+from clipsearch_server.indexes.admission import Admission
+from clipsearch_server.indexes.card import CollectionCard
+from clipsearch_server.indexes.pages import cut, window
+from clipsearch_server.indexes.points import (
+    CONTENT_KEY,
+    checked_embedding,
+    checked_embeddings,
+    from_payload,
+    to_payload,
+)
+from clipsearch_server.indexes.qdrant.collection import Collection, CollectionLayout
+from clipsearch_server.indexes.qdrant.connection import QdrantServer
+from clipsearch_server.indexes.qdrant.faults import completed, explained
+from clipsearch_server.ports import (
+    EmbeddedPage,
+    Embeddings,
+    ImagePage,
+    ScoredImage,
+    StoredImage,
+)
+
+_log = logging.getLogger(__name__)
+
+# A point may be 50 KB: metadata of 16 KiB, which is kept twice, URLs, and the vector. So many stay
+# below 4 MiB, which is as much as gRPC takes unless told otherwise, should a proxy stand between.
+_MAX_POINTS = 64
+_MAX_IDS = 1000
+
+_START_S = 5.0  # for Qdrant to answer before the server starts without it
+_RETRY_S = 0.25  # between attempts to open the collection, until it is
+
+# In a cluster, two servers that write one image at the same time must not leave the copies of a
+# shard different: one copy puts writes in order. It costs a hop, and nothing on a single node.
+_ORDERING = models.WriteOrdering.MEDIUM
+
+
+class QdrantIndex:
+    """Implements ImageIndex on a collection of Qdrant's, which it creates if there is none.
+
+    A Qdrant that is away at first is waited for: until the collection is open, health and calls
+    raise what stands in the way. Once it was open it is never made anew: a collection that
+    disappears is reported, and is served again when it is back. Besides what the port says, calls
+    raise Overloaded if ``max_in_flight`` are under way, or if Qdrant says so.
+
+    A write counts when Qdrant has applied it to every live copy of its shard: it waits for all, and
+    takes a copy that failed out of use before it answers. So a read need ask one copy only, which
+    is Qdrant's default, to see every acknowledged write.
+
+    Entering raises ModelMismatch if the collection holds anything but this model's embeddings,
+    StartupError if the server's description is no good.
+    """
+
+    def __init__(
+        self,
+        server: QdrantServer,
+        *,
+        collection: str,
+        model_id: str,
+        fingerprint: str,
+        embedding_dim: int,
+        layout: CollectionLayout,
+        max_in_flight: int,
+        timeout_s: float,
+    ) -> None:
+        self._server = server
+        self._address = server.address
+        self._name = collection
+        self._card = CollectionCard(
+            model_id=model_id, fingerprint=fingerprint, embedding_dim=embedding_dim
+        )
+        self._layout = layout
+        self._timeout_s = timeout_s
+        self._client: AsyncQdrantClient
+        self._collection: Collection
+        self._obstacle: ClipsearchError | None = None  # why calls cannot be served
+        self._opener: asyncio.Task[None] | None = None  # while the collection is not open yet
+        self._calls = Admission(max_in_flight)
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._client = await asyncio.to_thread(self._server.connect, self._timeout_s)
+            stack.push_async_callback(self._client.close)
+            self._collection = Collection(
+                self._client,
+                self._name,
+                address=self._address,
+                card=self._card,
+                layout=self._layout,
+            )
+            try:
+                await self._open(min(self._timeout_s, _START_S))
+            except IndexUnavailable as error:
+                self._meet(error)
+                self._opener = asyncio.create_task(self._open_in_the_end(), name="open qdrant")
+                stack.push_async_callback(_cancel, self._opener)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Refuses new calls, waits for those under way (each has its time limit), disconnects."""
+        try:
+            await self._calls.close()
+        finally:
+            await self._stack.aclose()
+
+    @property
+    def description(self) -> str:
+        version = self._collection.server_version
+        return f"qdrant {version} at {self._address}" if version else f"qdrant at {self._address}"
+
+    async def upsert(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
+        vectors = checked_embeddings(embeddings, len(images), self._card.embedding_dim).tolist()
+        last = {image.id: (image, vector) for image, vector in zip(images, vectors, strict=True)}
+        points = list(last.values())
+        async with self._call(write=True):
+            for start in range(0, len(points), _MAX_POINTS):
+                batch = [
+                    models.PointStruct(id=image.id, vector=vector, payload=to_payload(image))
+                    for image, vector in points[start : start + _MAX_POINTS]
+                ]
+                await completed(
+                    self._client.upsert(self._name, batch, wait=True, ordering=_ORDERING)
+                )
+
+    async def search(
+        self,
+        embedding: NDArray[np.float32],
+        *,
+        limit: int,
+        offset: int = 0,
+        score_threshold: float | None = None,
+    ) -> list[ScoredImage]:
+        vector = checked_embedding(embedding, self._card.embedding_dim)
+        async with self._call():
+            found = await self._client.query_points(
+                self._name,
+                vector.tolist(),
+                limit=window(offset, limit),
+                score_threshold=score_threshold,
+                search_params=self._collection.search_params,
+                with_payload=False,
+            )
+            scored = ((point.score, _uuid(point.id)) for point in found.points)
+            page = cut(scored, offset=offset, limit=limit)
+            stored = await self._retrieve([image_id for _, image_id in page])
+        # What was deleted between the two calls is left out.
+        return [ScoredImage(stored[id_], score) for score, id_ in page if id_ in stored]
+
+    async def get(self, ids: Sequence[UUID]) -> list[StoredImage]:
+        async with self._call():
+            stored = await self._retrieve(ids)
+        return [stored[image_id] for image_id in ids if image_id in stored]
+
+    async def find_content(self, sha256: str) -> StoredImage | None:
+        condition = models.FieldCondition(key=CONTENT_KEY, match=models.MatchValue(value=sha256))
+        async with self._call():
+            records, _ = await self._scroll(limit=1, filter=models.Filter(must=[condition]))
+        return _image(records[0]) if records else None
+
+    async def list(self, *, limit: int, start_id: UUID | None = None) -> ImagePage:
+        async with self._call():
+            records, next_id = await self._scroll(limit=limit, start_id=start_id)
+        return ImagePage([_image(record) for record in records], next_id)
+
+    async def list_embedded(self, *, limit: int, start_id: UUID | None = None) -> EmbeddedPage:
+        async with self._call():
+            records, next_id = await self._scroll(limit=limit, start_id=start_id, vectors=True)
+        vectors: list[Any] = [record.vector for record in records]
+        embeddings = np.array(vectors, dtype=np.float32).reshape(-1, self._card.embedding_dim)
+        return EmbeddedPage([_image(record) for record in records], embeddings, next_id)
+
+    async def delete(self, ids: Sequence[UUID]) -> None:
+        async with self._call(write=True):
+            for start in range(0, len(ids), _MAX_IDS):
+                some = models.PointIdsList(points=list(ids[start : start + _MAX_IDS]))
+                await completed(
+                    self._client.delete(self._name, some, wait=True, ordering=_ORDERING)
+                )
+
+    async def count(self) -> int:
+        async with self._call():
+            return (await self._client.count(self._name, exact=True)).count
+
+    async def health(self) -> None:
+        self._calls.require_open()
+        if self._opener is not None:
+            self._require_unobstructed()
+        try:
+            async with self._checking(self._timeout_s):
+                await self._collection.check()
+        except ModelMismatch as error:
+            self._obstacle = error
+            raise
+        self._obstacle = None
+
+    async def _open(self, timeout_s: float) -> None:
+        async with self._checking(timeout_s):
+            await self._collection.open()
+        _log.info("opened collection %s: %s", self._name, self.description)
+
+    async def _open_in_the_end(self) -> None:
+        while True:
+            await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1))
+            try:
+                await self._open(self._timeout_s)
+            except (IndexUnavailable, ModelMismatch) as error:
+                self._meet(error)
+            else:
+                self._obstacle = self._opener = None
+                return
+
+    def _meet(self, obstacle: ClipsearchError) -> None:
+        if self._obstacle is None or self._obstacle.message != obstacle.message:
+            _log.warning("the index is not open yet, and is tried again: %s", obstacle.message)
+        self._obstacle = obstacle
+
+    @asynccontextmanager
+    async def _call(self, *, write: bool = False) -> AsyncIterator[None]:
+        self._require_unobstructed()
+        with self._calls.admitted(), explained(self._address, write=write):
+            async with asyncio.timeout(self._timeout_s):
+                yield
+
+    @asynccontextmanager
+    async def _checking(self, timeout_s: float) -> AsyncIterator[None]:
+        """Whatever fails inside, the index is not available, unless it is another model's."""
+        try:
+            with explained(self._address):
+                async with asyncio.timeout(timeout_s):
+                    yield
+        except (IndexUnavailable, ModelMismatch):
+            raise
+        except ClipsearchError as error:
+            raise IndexUnavailable(error.message) from error
+        except ValueError as error:  # a later Qdrant, with words that qdrant_client does not know
+            raise IndexUnavailable(
+                f"Qdrant at {self._address} describes itself as this qdrant-client cannot read: "
+                f"{str(error).partition(chr(10))[0]}"
+            ) from error
+
+    def _require_unobstructed(self) -> None:
+        if self._obstacle is not None:
+            # One exception is raised again and again: without this, its traceback would grow.
+            raise self._obstacle.with_traceback(None)
+
+    async def _retrieve(self, ids: Sequence[UUID]) -> dict[UUID, StoredImage]:
+        if not ids:
+            return {}
+        records = await self._client.retrieve(self._name, list(ids), with_payload=True)
+        return {_uuid(record.id): _image(record) for record in records}
+
+    async def _scroll(
+        self,
+        *,
+        limit: int,
+        start_id: UUID | None = None,
+        filter: models.Filter | None = None,
+        vectors: bool = False,
+    ) -> tuple[Sequence[models.Record], UUID | None]:
+        records, next_id = await self._client.scroll(
+            self._name,
+            filter,
+            limit=limit,
+            offset=start_id,
+            with_payload=True,
+            with_vectors=vectors,
+        )
+        return records, None if next_id is None else _uuid(next_id)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _image(record: models.Record) -> StoredImage:
+    return from_payload(_uuid(record.id), record.payload or {})
+
+
+def _uuid(point_id: Any) -> UUID:
+    return point_id if isinstance(point_id, UUID) else UUID(str(point_id))

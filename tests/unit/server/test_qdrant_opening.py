@@ -1,0 +1,310 @@
+"""Which collection the Qdrant adapter makes and takes, and a Qdrant that goes and comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from qdrant_client import grpc as q
+
+from clipsearch_server import errors
+from clipsearch_server.indexes.qdrant.collection import CollectionLayout
+from clipsearch_server.indexes.qdrant.index import QdrantIndex
+from clipsearch_server.rpc.health import HealthReporter
+from fake_qdrant import FakeQdrant, Hang
+from qdrant_calls import ALL, DIM, VECTOR, WAIT_S, an_index
+
+
+@pytest_asyncio.fixture
+async def qdrant() -> AsyncIterator[FakeQdrant]:
+    fake = FakeQdrant()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+@pytest_asyncio.fixture
+async def index(qdrant: FakeQdrant) -> AsyncIterator[QdrantIndex]:
+    async with an_index(qdrant) as index:
+        yield index
+
+
+@asynccontextmanager
+async def watching(index: QdrantIndex) -> AsyncIterator[AsyncIterator[int]]:
+    """The changes of the index's health, as a client of ours that watches is told them."""
+    reporter = HealthReporter({"index": index.health})
+    task = asyncio.create_task(reporter.report())
+    watch = reporter.Watch(HealthCheckRequest(service="index"), None)  # type: ignore[arg-type]
+
+    async def changes() -> AsyncIterator[int]:
+        async for answer in watch:
+            yield answer.status
+
+    try:
+        yield changes()
+    finally:
+        task.cancel()
+
+
+async def until(changes: AsyncIterator[int], status: int) -> None:
+    async with asyncio.timeout(WAIT_S):
+        async for told in changes:
+            if told == status:
+                return
+
+
+async def test_a_new_collection_is_made_as_the_settings_say(qdrant: FakeQdrant) -> None:
+    layout = CollectionLayout(
+        shards=6,
+        replication_factor=3,
+        write_consistency_factor=2,
+        quantization="turbo4",
+        on_disk=True,
+        hnsw_m=32,
+        hnsw_ef_construct=200,
+    )
+    async with an_index(qdrant, layout=layout) as index:
+        (made,) = qdrant.requests["Collections/Create"]
+        assert made.collection_name == "images"
+        assert (made.vectors_config.params.size, made.vectors_config.params.distance) == (
+            DIM,
+            q.Distance.Cosine,
+        )
+        assert made.vectors_config.params.on_disk
+        assert (made.hnsw_config.m, made.hnsw_config.ef_construct) == (32, 200)
+        assert made.hnsw_config.on_disk
+        assert made.on_disk_payload
+        assert made.quantization_config.turboquant.bits == q.TurboQuantBitSize.Bits4
+        assert made.quantization_config.turboquant.always_ram
+        assert (made.shard_number, made.replication_factor) == (6, 3)
+        assert made.write_consistency_factor == 2
+        card = made.metadata["clipsearch"].struct_value.fields
+        assert card["fingerprint"].string_value == "f" * 64
+        assert card["model_id"].string_value == "model"
+        assert card["embedding_dim"].integer_value == DIM
+        assert card["format_version"].integer_value == 1
+        assert card["created_by"].string_value.startswith("clipsearch-server ")
+        (field,) = qdrant.requests["Points/CreateFieldIndex"]
+        assert (field.field_name, field.wait) == ("sha256", True)
+        assert field.field_type == q.FieldType.FieldTypeKeyword
+        await index.search(VECTOR, limit=1)
+        quantization = qdrant.requests["Points/Query"][0].params.quantization
+        assert (quantization.rescore, quantization.oversampling) == (True, 2.0)
+        assert index.description == f"qdrant 1.20.1 at 127.0.0.1:{qdrant.port}"
+
+
+async def test_the_default_keeps_full_vectors_only(index: QdrantIndex, qdrant: FakeQdrant) -> None:
+    (made,) = qdrant.requests["Collections/Create"]
+    assert not made.HasField("quantization_config")
+    await index.search(VECTOR, limit=1)
+    assert not qdrant.requests["Points/Query"][0].HasField("params")
+
+
+async def test_eight_bits_are_scalar(qdrant: FakeQdrant) -> None:
+    async with an_index(qdrant, layout=CollectionLayout(quantization="int8")):
+        (made,) = qdrant.requests["Collections/Create"]
+        assert made.quantization_config.scalar.type == q.QuantizationType.Int8
+
+
+async def test_a_collection_is_opened_again_as_it_is(qdrant: FakeQdrant) -> None:
+    for shards in (1, 2):
+        async with an_index(qdrant, layout=CollectionLayout(shards=shards)) as index:
+            await index.health()
+    assert len(qdrant.requests["Collections/Create"]) == 1
+    assert len(qdrant.requests["Points/CreateFieldIndex"]) == 1
+
+
+async def test_what_a_crash_left_undone_is_done(qdrant: FakeQdrant) -> None:
+    async with an_index(qdrant):
+        pass
+    qdrant.collections["images"].payload_schema.clear()
+    async with an_index(qdrant):
+        assert "sha256" in qdrant.collections["images"].payload_schema
+
+
+async def test_of_two_servers_that_create_both_go_on(qdrant: FakeQdrant) -> None:
+    async with an_index(qdrant):
+        absent = q.CollectionExistsResponse(result=q.CollectionExists(exists=False))
+        qdrant.answer("Collections/CollectionExists", absent)
+        qdrant.answer("Collections/Create", (grpc.StatusCode.ALREADY_EXISTS, "already exists!"))
+        async with an_index(qdrant) as loser:
+            assert await loser.count() == 0
+
+
+def with_other_dimensions(info: q.CollectionInfo) -> None:
+    info.config.params.vectors_config.params.size = DIM + 1
+
+
+def with_other_distance(info: q.CollectionInfo) -> None:
+    info.config.params.vectors_config.params.distance = q.Distance.Euclid
+
+
+def without_metadata(info: q.CollectionInfo) -> None:
+    info.config.metadata.clear()
+
+
+def with_foreign_metadata(info: q.CollectionInfo) -> None:
+    info.config.metadata["clipsearch"].string_value = "ours"
+
+
+def with_a_later_format(info: q.CollectionInfo) -> None:
+    card = info.config.metadata["clipsearch"].struct_value
+    card.fields["format_version"].integer_value = 2
+
+
+def with_odd_metadata(info: q.CollectionInfo) -> None:
+    info.config.metadata["clipsearch"].struct_value.fields["odd"].bool_value = True
+
+
+def with_named_vectors(info: q.CollectionInfo) -> None:
+    params = info.config.params.vectors_config.params
+    info.config.params.vectors_config.params_map.map["image"].CopyFrom(params)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (with_other_dimensions, "does not hold single vectors of 4 dimensions"),
+        (with_other_distance, "by cosine"),
+        (with_named_vectors, "single vectors"),
+        (without_metadata, "does not say which model filled it"),
+        (with_foreign_metadata, "does not say which model filled it"),
+        (with_a_later_format, "has format 2, and this server reads 1"),
+        (with_odd_metadata, "cannot be understood"),
+    ],
+)
+async def test_a_collection_of_something_else_is_refused(
+    qdrant: FakeQdrant, spoil: Callable[[q.CollectionInfo], None], said: str
+) -> None:
+    async with an_index(qdrant):
+        pass
+    spoil(qdrant.collections["images"])
+    with pytest.raises(errors.ModelMismatch, match=said):
+        async with an_index(qdrant):
+            pass
+
+
+async def test_both_fingerprints_are_named(qdrant: FakeQdrant) -> None:
+    async with an_index(qdrant):
+        pass
+    with pytest.raises(errors.ModelMismatch) as caught:
+        async with an_index(qdrant, fingerprint="e" * 64):
+            pass
+    assert "f" * 64 in caught.value.message
+    assert "e" * 64 in caught.value.message
+    assert caught.value.metadata == {
+        "collection_fingerprint": "f" * 64,
+        "model_fingerprint": "e" * 64,
+    }
+
+
+@pytest.mark.parametrize(
+    ("version", "quantization", "said"),
+    [("1.15.4", "none", "keeps no metadata"), ("1.17.0", "turbo4", "has no TurboQuant")],
+)
+async def test_a_qdrant_that_is_too_old_is_named(
+    qdrant: FakeQdrant, version: str, quantization: Any, said: str
+) -> None:
+    qdrant.version = version
+    async with an_index(qdrant, layout=CollectionLayout(quantization=quantization)) as index:
+        with pytest.raises(errors.IndexUnavailable, match=f"version {version} {said}"):
+            await index.health()
+        assert not qdrant.requests["Collections/Create"]
+
+
+# Qdrant goes and comes. ---------------------------------------------------------------------------
+
+
+async def test_a_qdrant_that_is_away_at_the_start_is_waited_for(
+    qdrant: FakeQdrant, caplog: pytest.LogCaptureFixture
+) -> None:
+    await qdrant.stop()
+    async with an_index(qdrant) as index, watching(index) as changes:
+        assert "the index is not open yet" in caplog.text
+        assert await anext(changes) == HealthCheckResponse.NOT_SERVING
+        for call, _ in ALL:
+            with pytest.raises(errors.IndexUnavailable, match="cannot be reached"):
+                await call(index)
+        assert index.description == f"qdrant at 127.0.0.1:{qdrant.port}"
+        await qdrant.start()
+        await until(changes, HealthCheckResponse.SERVING)
+        assert await index.count() == 0
+        assert "images" in qdrant.collections
+
+
+async def test_the_start_does_not_wait_for_a_qdrant_that_hangs(qdrant: FakeQdrant) -> None:
+    hang = Hang()
+    qdrant.answer("Qdrant/HealthCheck", hang)
+    async with an_index(qdrant, timeout_s=0.1) as index:
+        assert hang.entered.is_set()
+        with pytest.raises(errors.IndexUnavailable, match="did not answer in time"):
+            await index.health()
+
+
+async def test_a_wrong_collection_found_late_is_told_until_it_is_gone(
+    qdrant: FakeQdrant, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with an_index(qdrant, fingerprint="e" * 64):
+        pass
+    await qdrant.stop()
+    async with an_index(qdrant) as index:
+        await qdrant.start()
+        error: Exception | None = None
+        async with asyncio.timeout(WAIT_S):
+            while not isinstance(error, errors.ModelMismatch):
+                await asyncio.sleep(0.01)  # nothing tells when the index has looked again
+                with pytest.raises(errors.ClipsearchError) as caught:
+                    await index.count()
+                error = caught.value
+        async with watching(index) as changes:
+            assert await anext(changes) == HealthCheckResponse.NOT_SERVING
+            assert caplog.text.count("was filled by the model") == 1
+            del qdrant.collections["images"]
+            await until(changes, HealthCheckResponse.SERVING)
+
+
+async def test_a_qdrant_that_is_killed_is_found_again(
+    index: QdrantIndex, qdrant: FakeQdrant
+) -> None:
+    async with watching(index) as changes:
+        await until(changes, HealthCheckResponse.SERVING)
+        await qdrant.stop()
+        await until(changes, HealthCheckResponse.NOT_SERVING)
+        with pytest.raises(errors.IndexUnavailable, match="cannot be reached"):
+            await index.count()
+        await qdrant.start()
+        await until(changes, HealthCheckResponse.SERVING)
+        assert await index.count() == 0
+
+
+async def test_a_collection_that_is_deleted_is_missed_and_not_made_anew(
+    index: QdrantIndex, qdrant: FakeQdrant
+) -> None:
+    lost = qdrant.collections.pop("images")
+    with pytest.raises(errors.IndexUnavailable, match="has lost the collection"):
+        await index.health()
+    assert "images" not in qdrant.collections
+    qdrant.collections["images"] = lost
+    await index.health()
+
+
+async def test_a_collection_that_is_swapped_is_refused_until_it_is_back(
+    index: QdrantIndex, qdrant: FakeQdrant
+) -> None:
+    ours = q.CollectionInfo()
+    ours.CopyFrom(qdrant.collections["images"])
+    without_metadata(qdrant.collections["images"])
+    with pytest.raises(errors.ModelMismatch):
+        await index.health()
+    for call, _ in ALL:
+        with pytest.raises(errors.ModelMismatch):
+            await call(index)
+    qdrant.collections["images"] = ours
+    await index.health()
+    assert await index.count() == 0
