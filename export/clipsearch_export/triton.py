@@ -36,7 +36,7 @@ version_policy {{ latest {{ num_versions: 1 }} }}
 # One instance on each GPU, or on the CPU where there is none.
 instance_group [ {{ count: 1 kind: KIND_AUTO }} ]
 dynamic_batching {{
-  max_queue_delay_microseconds: 500
+  max_queue_delay_microseconds: 100
   default_queue_policy {{
     max_queue_size: 512
     default_timeout_microseconds: 10000000

@@ -30,7 +30,7 @@ from clipsearch_server.fetch import HttpFetcher
 from clipsearch_server.image import decode_image
 from clipsearch_server.indexes.edge.index import EdgeIndex
 from clipsearch_server.model import ModelCard, ModelFolder, open_model_folder
-from clipsearch_server.ports import Encoder
+from clipsearch_server.ports import Encoder, ImageIndex
 from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.health import HealthReporter
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor
