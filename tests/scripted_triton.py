@@ -124,11 +124,18 @@ def tensor_of(request: Any) -> Any:
 
 
 @asynccontextmanager
-async def serving(triton: ScriptedTriton, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
+async def serving(
+    triton: ScriptedTriton,
+    address: str = "127.0.0.1:0",
+    credentials: grpc.ServerCredentials | None = None,
+) -> AsyncIterator[str]:
     """Serves on loopback; yields the address."""
     server = grpc.aio.server()
     add_GRPCInferenceServiceServicer_to_server(triton, server)
-    port = server.add_insecure_port(address)
+    if credentials is None:
+        port = server.add_insecure_port(address)
+    else:
+        port = server.add_secure_port(address, credentials)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"

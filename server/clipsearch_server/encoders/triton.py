@@ -30,6 +30,7 @@ from clipsearch_server.errors import (
     EncoderUnavailable,
     ModelOutputInvalid,
     Overloaded,
+    StartupError,
 )
 from clipsearch_server.model import ModelCard
 from clipsearch_server.ports import Embeddings, Pixels, TokenIds
@@ -69,6 +70,8 @@ class TritonEncoder:
     its call has left, and ``timeout_s`` at most; Triton is told, so that it drops from its queue
     what nobody waits for any more.
 
+    With ``tls``, or a ``ca_file`` of root certificates (PEM), the connection is encrypted.
+
     Entering never waits for Triton. Whether it serves, and serves the model of ``card``, is asked
     by the first request and by every ``health``, which is to be asked once a second or so; until
     then, and after a check that failed, requests get EncoderUnavailable at once.
@@ -94,8 +97,8 @@ class TritonEncoder:
 
     async def __aenter__(self) -> Self:
         credentials = None
-        if self._tls:
-            roots = await asyncio.to_thread(self._ca_file.read_bytes) if self._ca_file else None
+        if self._tls or self._ca_file:
+            roots = await asyncio.to_thread(_read, self._ca_file) if self._ca_file else None
             credentials = grpc.ssl_channel_credentials(root_certificates=roots)
         self._client: Any = InferenceServerClient(
             self._address, creds=credentials, channel_args=_CHANNEL_OPTIONS
@@ -225,6 +228,15 @@ class _Tower:
         if self._silent_since is None:
             return 0.0
         return monotonic() - self._silent_since
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise StartupError(
+            f"{file}: {error.strerror}; triton.ca_file names root certificates"
+        ) from error
 
 
 def _failure(error: InferenceServerException, name: str, timeout_s: float) -> ClipsearchError:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+import trustme
 
 from clipsearch_server.deadline import call_ends_in
 from clipsearch_server.encoders.triton import TritonEncoder
@@ -19,6 +21,7 @@ from clipsearch_server.errors import (
     EncoderUnavailable,
     ModelOutputInvalid,
     Overloaded,
+    StartupError,
 )
 from scripted_triton import CARD, ScriptedTriton, answer, serving, tensor_of
 
@@ -326,3 +329,26 @@ async def test_one_request_that_was_too_slow_is_no_hang() -> None:
         assert len(triton.requests) == 2  # it was tried
         await encoder.health()
         assert len(triton.requests) == 2
+
+
+async def test_a_certificate_file_encrypts_the_connection(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    credentials = grpc.ssl_server_credentials(
+        [(certificate.private_key_pem.bytes(), certificate.cert_chain_pems[0].bytes())]
+    )
+    triton = ScriptedTriton()
+    async with serving(triton, credentials=credentials) as address:
+        async with TritonEncoder(CARD, address=address, timeout_s=5, ca_file=ca_file) as encoder:
+            await encoder.encode_image(images(1))
+        async with TritonEncoder(CARD, address=address, timeout_s=5) as plain:
+            with pytest.raises(EncoderUnavailable):
+                await plain.encode_image(images(1))
+
+
+async def test_a_certificate_file_that_cannot_be_read_ends_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match=r"triton\.ca_file"):
+        async with TritonEncoder(CARD, address="127.0.0.1:1", timeout_s=5, ca_file=tmp_path):
+            pass
