@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from clipsearch_server.app import open_app
+from clipsearch_server.configuration import load_settings, unknown_variables
 from clipsearch_server.errors import ModelMismatch, StartupError
-from clipsearch_server.settings import Settings, load_settings, unknown_variables
+from clipsearch_server.settings import Settings
 
 logger = logging.getLogger("clipsearch_server")
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from clipsearch_server.configuration import load_settings, unknown_variables
 from clipsearch_server.errors import StartupError
-from clipsearch_server.settings import DEMO_MODEL_DIR, load_settings, unknown_variables
+from clipsearch_server.settings import DEMO_MODEL_DIR
 
 
 def test_defaults_are_local_and_safe() -> None:
