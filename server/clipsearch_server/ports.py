@@ -58,6 +58,16 @@ class ImagePage:
     next_id: UUID | None
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddedPage:
+    """Images ordered by id with their embeddings, and the id from which the next page starts
+    (None: there is none)."""
+
+    images: Sequence[StoredImage]
+    embeddings: Embeddings  # (len(images), d)
+    next_id: UUID | None
+
+
 class Encoder(Protocol):
     """Embeds texts and images into one space.
 
@@ -125,6 +135,10 @@ class ImageIndex(Protocol):
 
     async def list(self, *, limit: int, start_id: UUID | None = None) -> ImagePage:
         """Returns up to limit images whose id is at least start_id, ordered by id."""
+        ...
+
+    async def list_embedded(self, *, limit: int, start_id: UUID | None = None) -> EmbeddedPage:
+        """Like ``list``, with the embeddings as they are stored."""
         ...
 
     async def delete(self, ids: Sequence[UUID]) -> None:
