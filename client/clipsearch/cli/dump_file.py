@@ -120,8 +120,7 @@ class DumpReader:
             with self._explained():
                 self._parquet = pq.ParquetFile(
                     self._stream,
-                    # By and by, because the row groups of other programs may be of any size.
-                    buffer_size=2**20,
+                    buffer_size=2**20,  # the row groups of other programs may be of any size
                     page_checksum_verification=True,
                 )
             self.row_count: int = self._parquet.metadata.num_rows
@@ -148,14 +147,18 @@ class DumpReader:
 
     def __iter__(self) -> Iterator[EmbeddedImage]:
         """Yields the images in the order of the file."""
-        batches = self._parquet.iter_batches(_BATCH_ROWS, columns=self._schema.names)
-        while True:
-            with self._explained():
-                batch = next(batches, None)
-                if batch is None:
-                    return
-                images = self._images(batch)
-            yield from images
+        # One row group at a time: an iteration over several keeps what it has read (tried).
+        for group in range(self._parquet.num_row_groups):
+            batches = self._parquet.iter_batches(
+                _BATCH_ROWS, row_groups=[group], columns=self._schema.names, use_threads=False
+            )
+            while True:
+                with self._explained():
+                    batch = next(batches, None)
+                    if batch is None:
+                        break
+                    images = self._images(batch)
+                yield from images
 
     def _images(self, batch: Any) -> list[EmbeddedImage]:
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
