@@ -339,7 +339,7 @@ async def test_an_index_that_is_gone_ends_an_export_as_unavailable(
 
 
 async def test_a_client_that_leaves_ends_the_export(
-    engine: SearchEngine, service: Stub, index: FakeIndex, caplog: pytest.LogCaptureFixture
+    service: Stub, index: FakeIndex, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The export of as much as no buffer on the way holds."""
     large = [replace(image, metadata={"text": "x" * 16_000}) for image in images(5000)]
