@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clipsearch_server.errors import SourceFailed
 from clipsearch_server.ports import (
+    EmbeddedPage,
     Embeddings,
     ImagePage,
     Pixels,
@@ -138,6 +139,13 @@ class FakeIndex:
         await self.health()
         images = [image for image in self._by_id() if start_id is None or image.id >= start_id]
         return ImagePage(images[:limit], images[limit].id if len(images) > limit else None)
+
+    async def list_embedded(self, *, limit: int, start_id: UUID | None = None) -> EmbeddedPage:
+        page = await self.list(limit=limit, start_id=start_id)
+        embeddings = np.empty((len(page.images), self._embedding_dim), np.float32)
+        for row, image in enumerate(page.images):
+            embeddings[row] = self._stored[image.id][1]
+        return EmbeddedPage(page.images, embeddings, page.next_id)
 
     async def delete(self, ids: Sequence[UUID]) -> None:
         await self.health()

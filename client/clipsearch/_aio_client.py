@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import suppress
 from os import PathLike
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeAlias, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -24,6 +24,7 @@ from clipsearch._models import (
     AddedImage,
     AddItem,
     AddResult,
+    EmbeddedImage,
     Image,
     ImagePage,
     Metadata,
@@ -37,6 +38,11 @@ from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
+_Item = TypeVar("_Item")
+
+_StreamCall: TypeAlias = (
+    "grpc.aio.UnaryStreamCall[_Request, _Response] | grpc.aio.StreamStreamCall[_Request, _Response]"
+)
 
 # What grpc.aio makes of a stream whose server ended it while a message was being sent, instead of
 # the status that the server gave (grpc/aio/_call.py, _write).
@@ -124,12 +130,63 @@ class AsyncSearchClient:
                 requests.put_nowait(_convert.add_item_request(item, collection))
                 in_flight += 1
                 if in_flight == max_in_flight:
-                    yield _convert.add_result(await self._next(call, wait_s))
+                    yield _convert.add_result(await self._result(call, wait_s))
                     in_flight -= 1
             requests.put_nowait(None)
             for _ in range(in_flight):
-                yield _convert.add_result(await self._next(call, wait_s))
+                yield _convert.add_result(await self._result(call, wait_s))
             # Every result is in. Reading on to the end lets the server end the call, not us.
+            with suppress(SearchError):
+                await self._next(call, wait_s)
+        finally:
+            requests.put_nowait(None)
+            call.cancel()
+
+    async def export_images(
+        self, *, start_id: str = "", collection: str = "", timeout_s: float | None = None
+    ) -> AsyncIterator[EmbeddedImage]:
+        """Yields all images with their embeddings; as ``SearchClient.export_images``.
+
+        An iteration that is left early ends its call when the iterator is closed
+        (``contextlib.aclosing``) or the client is.
+        """
+        wait_s = effective_timeout_s(timeout_s, self._timeout_s)
+        call = self._stub.ExportImages(
+            pb.ExportImagesRequest(start_id=start_id, collection=collection)
+        )
+        try:
+            fingerprint = (await self._result(call, wait_s)).model.fingerprint
+            while (page := await self._next(call, wait_s)) is not None:
+                for message in page.images:
+                    yield _convert.embedded_image(message, fingerprint)
+        finally:
+            call.cancel()
+
+    async def import_images(
+        self,
+        images: Iterable[EmbeddedImage] | AsyncIterable[EmbeddedImage],
+        *,
+        collection: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[int]:
+        """Stores images as another server exported them; as ``SearchClient.import_images``.
+
+        An iteration that is left early ends its call as one of ``add_images`` does.
+        """
+        wait_s = effective_timeout_s(timeout_s, self._timeout_s)
+        requests: asyncio.Queue[pb.ImportImagesRequest | None] = asyncio.Queue()
+        call = self._stub.ImportImages(_until_none(requests))
+        is_under_way = False
+        try:
+            # One page is stored while the next is made.
+            async for page in _pages(images, collection):
+                if is_under_way:
+                    yield (await self._result(call, wait_s)).image_count
+                requests.put_nowait(page)
+                is_under_way = True
+            requests.put_nowait(None)
+            if is_under_way:
+                yield (await self._result(call, wait_s)).image_count
             with suppress(SearchError):
                 await self._next(call, wait_s)
         finally:
@@ -227,12 +284,18 @@ class AsyncSearchClient:
                     raise error from rpc_error
             await asyncio.sleep(pause_s)
 
+    async def _result(self, call: _StreamCall[_Request, _Response], wait_s: float) -> _Response:
+        """Returns the stream's next response, where there must be one."""
+        response = await self._next(call, wait_s)
+        if response is None:
+            raise stream_ended_early(self._target)
+        return response
+
     async def _next(
-        self,
-        call: grpc.aio.StreamStreamCall[pb.AddImagesRequest, pb.AddImagesResponse],
-        wait_s: float,
-    ) -> pb.AddImagesResponse:
-        """Returns the stream's next response; a stream has no timeout of its own for that."""
+        self, call: _StreamCall[_Request, _Response], wait_s: float
+    ) -> _Response | None:
+        """Returns the stream's next response, None if the server has ended it; a stream has no
+        timeout of its own for that."""
         try:
             async with asyncio.timeout(wait_s):
                 response = await call.read()
@@ -244,9 +307,7 @@ class AsyncSearchClient:
             if rpc_error.details() == _FAILED_WRITE:
                 raise stream_ended_early(self._target) from rpc_error
             raise error_from_rpc(rpc_error, self._target) from rpc_error
-        if not isinstance(response, pb.AddImagesResponse):  # grpc.aio.EOF
-            raise stream_ended_early(self._target)
-        return response
+        return None if response is grpc.aio.EOF else cast("_Response", response)
 
 
 def _closed_or(cancelled: asyncio.CancelledError) -> SearchError | asyncio.CancelledError:
@@ -258,13 +319,22 @@ def _closed_or(cancelled: asyncio.CancelledError) -> SearchError | asyncio.Cance
     return SearchError(grpc.StatusCode.CANCELLED, "the client was closed")
 
 
-async def _until_none(
-    requests: asyncio.Queue[pb.AddImagesRequest | None],
-) -> AsyncIterator[pb.AddImagesRequest]:
+async def _until_none(requests: asyncio.Queue[_Request | None]) -> AsyncIterator[_Request]:
     while (request := await requests.get()) is not None:
         yield request
 
 
-async def _iterate(items: Iterable[AddItem]) -> AsyncIterator[AddItem]:
+async def _iterate(items: Iterable[_Item]) -> AsyncIterator[_Item]:
     for item in items:
         yield item
+
+
+async def _pages(
+    images: Iterable[EmbeddedImage] | AsyncIterable[EmbeddedImage], collection: str
+) -> AsyncIterator[pb.ImportImagesRequest]:
+    pages = _convert.ImportPages(collection)
+    async for image in images if isinstance(images, AsyncIterable) else _iterate(images):
+        if (page := pages.add(image)) is not None:
+            yield page
+    if (page := pages.rest()) is not None:
+        yield page

@@ -25,6 +25,7 @@ from clipsearch._models import (
     AddedImage,
     AddItem,
     AddResult,
+    EmbeddedImage,
     Image,
     ImagePage,
     Metadata,
@@ -150,12 +151,78 @@ class SearchClient:
                     requests.put(_convert.add_item_request(item, collection))
                     in_flight += 1
                     if in_flight == max_in_flight:
-                        yield _convert.add_result(self._next(call, watchdog))
+                        yield _convert.add_result(self._result(call, watchdog))
                         in_flight -= 1
                 requests.put(None)
                 for _ in range(in_flight):
-                    yield _convert.add_result(self._next(call, watchdog))
+                    yield _convert.add_result(self._result(call, watchdog))
                 # Every result is in. Reading on to the end lets the server end the call, not us.
+                with suppress(SearchError):
+                    self._next(call, watchdog)
+        finally:
+            requests.put(None)
+            call.cancel()
+
+    def export_images(
+        self, *, start_id: str = "", collection: str = "", timeout_s: float | None = None
+    ) -> Iterator[EmbeddedImage]:
+        """Yields all images with their embeddings, ordered by id, over one stream.
+
+        They come a page at a time, as they are asked for, so that no more are in memory: a
+        collection of any size can be read. If the iteration ends, nothing is missing; if it fails,
+        ``start_id`` goes on from there. An image that is added or deleted meanwhile may be among
+        them or not. ``timeout_s`` bounds the wait for the next page, not the whole.
+        """
+        wait_s = effective_timeout_s(timeout_s, self._timeout_s)
+        call = self._stub.ExportImages(
+            pb.ExportImagesRequest(start_id=start_id, collection=collection)
+        )
+        try:
+            with Watchdog(call.cancel, wait_s) as watchdog:
+                fingerprint = self._result(call, watchdog).model.fingerprint
+                while (page := self._next(call, watchdog)) is not None:
+                    for message in page.images:
+                        yield _convert.embedded_image(message, fingerprint)
+        finally:
+            call.cancel()
+
+    def import_images(
+        self,
+        images: Iterable[EmbeddedImage],
+        *,
+        collection: str = "",
+        timeout_s: float | None = None,
+    ) -> Iterator[int]:
+        """Stores images as another server exported them, and yields after each page how many are
+        stored so far.
+
+        An image is stored under its id, in place of what is there, with its times kept. Those
+        counted will be found, and no crash of the server loses them; whatever comes after may be
+        imported again. ``images`` is consumed a page at a time, so that no more are in memory.
+        ``timeout_s`` bounds the wait for the next page to be stored, not the whole.
+
+        >>> for stored in there.import_images(here.export_images()):
+        ...     print(stored)
+
+        Raises ModelMismatchError if the server's model is not that which embedded the images,
+        InvalidRequestError if an image is not as a server would export it, SearchError if the
+        stream itself fails, and ValueError if two images are of two models.
+        """
+        wait_s = effective_timeout_s(timeout_s, self._timeout_s)
+        requests: SimpleQueue[pb.ImportImagesRequest | None] = SimpleQueue()
+        call = self._stub.ImportImages(iter(requests.get, None))
+        is_under_way = False
+        try:
+            with Watchdog(call.cancel, wait_s) as watchdog:
+                # One page is stored while the next is made.
+                for page in _pages(images, collection):
+                    if is_under_way:
+                        yield self._result(call, watchdog).image_count
+                    requests.put(page)
+                    is_under_way = True
+                requests.put(None)
+                if is_under_way:
+                    yield self._result(call, watchdog).image_count
                 with suppress(SearchError):
                     self._next(call, watchdog)
         finally:
@@ -255,17 +322,30 @@ class SearchClient:
                     raise error from rpc_error
             time.sleep(pause_s)
 
-    def _next(
-        self, call: grpc._CallIterator[pb.AddImagesResponse], watchdog: Watchdog
-    ) -> pb.AddImagesResponse:
+    def _result(self, call: grpc._CallIterator[_Response], watchdog: Watchdog) -> _Response:
+        """Returns the stream's next response, where there must be one."""
+        response = self._next(call, watchdog)
+        if response is None:
+            raise stream_ended_early(self._target)
+        return response
+
+    def _next(self, call: grpc._CallIterator[_Response], watchdog: Watchdog) -> _Response | None:
+        """Returns the stream's next response; None if the server has ended it."""
         watchdog.arm()
         try:
-            return next(call)
-        except StopIteration:
-            raise stream_ended_early(self._target) from None
+            return next(call, None)
         except grpc.RpcError as rpc_error:
             if watchdog.expired:
                 raise no_result_in_time(self._target, watchdog.wait_s) from rpc_error
             raise error_from_rpc(rpc_error, self._target) from rpc_error
         finally:
             watchdog.disarm()
+
+
+def _pages(images: Iterable[EmbeddedImage], collection: str) -> Iterator[pb.ImportImagesRequest]:
+    pages = _convert.ImportPages(collection)
+    for image in images:
+        if (page := pages.add(image)) is not None:
+            yield page
+    if (page := pages.rest()) is not None:
+        yield page

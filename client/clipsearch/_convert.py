@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Mapping, Sequence
 from datetime import UTC
 from typing import Any
@@ -15,6 +17,7 @@ from clipsearch._models import (
     AddOutcome,
     AddResult,
     Collection,
+    EmbeddedImage,
     Hit,
     Image,
     ImagePage,
@@ -26,6 +29,11 @@ from clipsearch._models import (
     ServerInfo,
 )
 from clipsearch.v1 import image_search_pb2 as pb
+
+# A page of an import: so few that a server embeds and answers others in between, and so small that
+# with one image more it is below the smallest limit on messages that a server can have, 1 MiB.
+_PAGE_IMAGES = 64
+_PAGE_BYTES = 2**19
 
 _OUTCOMES = {
     pb.ADD_OUTCOME_ADDED: AddOutcome.ADDED,
@@ -54,7 +62,7 @@ def add_request(
     if content is not None:
         request.content = content
     if metadata:
-        request.metadata.update({key: _plain(value) for key, value in metadata.items()})
+        _fill(request.metadata, metadata)
     return request
 
 
@@ -122,6 +130,50 @@ def image(message: pb.Image) -> Image:
     )
 
 
+def embedded_image(message: pb.EmbeddedImage, model_fingerprint: str) -> EmbeddedImage:
+    return EmbeddedImage(
+        image=image(message.image),
+        embedding=array("f", message.embedding),
+        model_fingerprint=model_fingerprint,
+    )
+
+
+class ImportPages:
+    """Gathers images into requests of a size that any server takes."""
+
+    def __init__(self, collection: str) -> None:
+        self._collection = collection
+        self._model_fingerprint: str | None = None  # until the first image tells
+        self._page = pb.ImportImagesRequest()
+        self._page_bytes = 0
+
+    def add(self, embedded: EmbeddedImage) -> pb.ImportImagesRequest | None:
+        """Returns a request if the image fills it.
+
+        Raises ValueError if the image was embedded by another model than the first, or holds what
+        no message can.
+        """
+        if self._model_fingerprint is None:
+            self._model_fingerprint = embedded.model_fingerprint
+            self._page.collection = self._collection
+            self._page.model_fingerprint = embedded.model_fingerprint
+        elif embedded.model_fingerprint != self._model_fingerprint:
+            raise ValueError(
+                f"images of two models, {self._model_fingerprint} and {embedded.model_fingerprint}"
+            )
+        message = self._page.images.add(
+            image=_image_message(embedded.image), embedding=embedded.embedding
+        )
+        self._page_bytes += message.ByteSize()
+        is_full = len(self._page.images) >= _PAGE_IMAGES or self._page_bytes >= _PAGE_BYTES
+        return self.rest() if is_full else None
+
+    def rest(self) -> pb.ImportImagesRequest | None:
+        """Returns a request with what has been gathered, if anything has."""
+        page, self._page, self._page_bytes = self._page, pb.ImportImagesRequest(), 0
+        return page if page.images else None
+
+
 def image_page(message: pb.ListImagesResponse) -> ImagePage:
     return ImagePage(
         images=tuple(image(item) for item in message.images),
@@ -158,6 +210,28 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
     )
 
 
+def _image_message(image: Image) -> pb.Image:
+    message = pb.Image(
+        id=image.id,
+        url=image.url,
+        uri=image.uri,
+        sha256=image.sha256,
+        media_type=image.media_type,
+        width_px=image.width_px,
+        height_px=image.height_px,
+        size_bytes=image.size_bytes,
+    )
+    if image.metadata:
+        _fill(message.metadata, image.metadata)
+    message.create_time.FromDatetime(image.create_time)
+    message.update_time.FromDatetime(image.update_time)
+    return message
+
+
+def _fill(struct: Struct, metadata: Metadata) -> None:
+    struct.update({key: _plain(value) for key, value in metadata.items()})
+
+
 def _plain(value: JsonValue) -> Any:
     """The dicts and lists that protobuf takes, for any mappings and sequences."""
     if isinstance(value, Mapping):
@@ -175,7 +249,8 @@ def _json(value: Value) -> JsonValue:
     match value.WhichOneof("kind"):
         case "number_value":
             number = value.number_value
-            return int(number) if number.is_integer() else number
+            is_negative_zero = number == 0 and math.copysign(1, number) < 0  # no int is
+            return int(number) if number.is_integer() and not is_negative_zero else number
         case "string_value":
             return value.string_value
         case "bool_value":

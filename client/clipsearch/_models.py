@@ -44,6 +44,15 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedImage:
+    """An image with its embedding: all that a server stores of it, so that another can have it."""
+
+    image: Image
+    embedding: Sequence[float] = field(hash=False, repr=False)  # of L2 norm 1; array("f") if read
+    model_fingerprint: str  # of the model that embedded it; other models' embeddings do not compare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddedImage:
     """An image that was added, or was there already."""
 

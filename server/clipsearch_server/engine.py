@@ -1,4 +1,4 @@
-"""What the service does, without how: add, query, get, list and delete images.
+"""What the service does, without how: add, query, get, list, delete, export and import images.
 
 Each method reads top to bottom and takes each step by one call. Nothing here knows of gRPC, of ONNX
 or of Qdrant.
@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -22,6 +22,8 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from clipsearch_server.errors import ImageNotFound, InvalidImage, InvalidRequest
 from clipsearch_server.image import DecodedImage
 from clipsearch_server.ports import (
+    EmbeddedPage,
+    Embeddings,
     Encoder,
     ImageFetcher,
     ImageIndex,
@@ -37,6 +39,9 @@ T = TypeVar("T")
 
 # A shorter text is tokenised faster than a thread takes it over.
 _INLINE_TEXT_CHARS = 256
+
+# On a page of an export: what is read, and held in memory, at a time.
+_EXPORT_PAGE_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +210,31 @@ class SearchEngine:
         """Deletes an image; returns when that is durable. Raises ImageNotFound."""
         await self.get(image_id)
         await self._index.delete([image_id])
+
+    async def export_images(self, *, start_id: UUID | None = None) -> AsyncIterator[EmbeddedPage]:
+        """Yields all images whose id is at least start_id with their embeddings, ordered by id.
+
+        A page is read when it is asked for, so what is added or deleted meanwhile may show or not.
+        """
+        while True:
+            page = await self._index.list_embedded(limit=_EXPORT_PAGE_SIZE, start_id=start_id)
+            yield page
+            if page.next_id is None:
+                return
+            start_id = page.next_id
+
+    async def import_images(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
+        """Stores images that this model embedded, as they are, in place of those with their ids;
+        returns when that is durable.
+
+        ``embeddings`` is (len(images), d), each row finite and of L2 norm 1.
+        """
+        async with AsyncExitStack() as turns:
+            # An add of one of the ids must not act upon what is being replaced. Taken in the order
+            # of the ids, so that no two imports wait for each other; once, should an id come twice.
+            for image_id in sorted({image.id for image in images}):
+                await turns.enter_async_context(self._turns.take(image_id))
+            await self._index.upsert(images, embeddings)
 
     async def count(self) -> int:
         """Returns the number of images."""

@@ -139,6 +139,10 @@ class ImageIndex(Protocol):
         """Returns up to limit images whose id is at least start_id, ordered by id."""
         ...
 
+    async def list_embedded(self, *, limit: int, start_id: UUID | None = None) -> EmbeddedPage:
+        """Like ``list``, with the embeddings as they are stored."""
+        ...
+
     async def delete(self, ids: Sequence[UUID]) -> None:
         """Deletes images. Returns when that is durable; unknown ids are ignored."""
         ...

@@ -25,6 +25,7 @@ from fakes import FakeIndex
 DIM = 16
 BORN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SCORE_TOLERANCE = 1e-5  # float32, summed in whatever order
+EMBEDDING_TOLERANCE = 1e-6  # a store may normalise once more
 
 
 TEST_QDRANT = "CLIPSEARCH_TEST_QDRANT_URL"  # http://host:port of a real server's gRPC interface
@@ -237,6 +238,9 @@ async def test_an_empty_index_answers(index: ImageIndex) -> None:
     assert await index.find_content("0" * 64) is None
     page = await index.list(limit=10)
     assert (list(page.images), page.next_id) == ([], None)
+    embedded = await index.list_embedded(limit=10)
+    assert (list(embedded.images), embedded.embeddings.shape) == ([], (0, DIM))
+    assert embedded.next_id is None
     assert await index.count() == 0
     await index.delete([UUID(int=1)])
     await index.health()
@@ -288,6 +292,50 @@ async def test_list_starts_at_an_id_that_need_not_exist(index: ImageIndex) -> No
     assert [image.id.int for image in page.images] == [20, 30]
     page = await index.list(limit=1, start_id=UUID(int=20))
     assert ([image.id.int for image in page.images], page.next_id) == ([20], UUID(int=30))
+
+
+async def test_pages_with_embeddings_hold_everything_once(index: ImageIndex) -> None:
+    images = [an_image(n * 7, metadata={"n": n / 10}) for n in range(150)]
+    vectors = embeddings(150)
+    order = np.random.default_rng(1).permutation(150)  # nor does it come back as it was stored
+    await index.upsert([images[n] for n in order], vectors[order])
+    listed: list[StoredImage] = []
+    rows = []
+    start_id: UUID | None = None
+    while True:
+        page = await index.list_embedded(limit=70, start_id=start_id)
+        assert page.embeddings.shape == (len(page.images), DIM)
+        assert page.embeddings.dtype == np.float32
+        listed += page.images
+        rows.append(page.embeddings)
+        start_id = page.next_id
+        if start_id is None:
+            break
+        assert len(page.images) == 70
+    assert listed == images
+    assert np.concatenate(rows) == pytest.approx(vectors, abs=EMBEDDING_TOLERANCE)
+
+
+async def test_pages_with_embeddings_start_at_an_id_that_need_not_exist(index: ImageIndex) -> None:
+    vectors = embeddings(3)
+    await index.upsert([an_image(n) for n in (10, 20, 30)], vectors)
+    page = await index.list_embedded(limit=10, start_id=UUID(int=11))
+    assert [image.id.int for image in page.images] == [20, 30]
+    assert page.embeddings == pytest.approx(vectors[1:], abs=EMBEDDING_TOLERANCE)
+    page = await index.list_embedded(limit=1, start_id=UUID(int=20))
+    assert ([image.id.int for image in page.images], page.next_id) == ([20], UUID(int=30))
+    page = await index.list_embedded(limit=10, start_id=UUID(int=31))
+    assert (list(page.images), page.embeddings.shape, page.next_id) == ([], (0, DIM), None)
+
+
+async def test_an_embedding_that_moves_does_not_drift(index: ImageIndex) -> None:
+    await index.upsert([an_image(n) for n in range(100)], embeddings(100))
+    first = await index.list_embedded(limit=100)
+    moved = first
+    for _ in range(5):
+        await index.upsert(moved.images, moved.embeddings)
+        moved = await index.list_embedded(limit=100)
+    assert moved.embeddings == pytest.approx(first.embeddings, abs=EMBEDDING_TOLERANCE)
 
 
 async def test_a_deleted_image_is_gone_from_everywhere(index: ImageIndex) -> None:

@@ -11,20 +11,12 @@ from functools import partial
 from typing import Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 from clipsearch import AddItem, AddOutcome, AddResult, Metadata
 from clipsearch.cli.options import CollectionOption, JsonOption
 from clipsearch.cli.output import new_table, show_json, stderr, stdout, visible
+from clipsearch.cli.progress import new_progress
 from clipsearch.cli.session import ExitCode, connect
 from clipsearch.cli.sources import Source, UnreadableError, find_sources
 
@@ -59,7 +51,7 @@ def add(
     labels = _parse_metadata(metadata or [])
     sought = find_sources(_arguments(sources))
     # A bar between lines of JSON on one terminal would be in the way.
-    progress = _new_progress(hidden=as_json and stdout.is_terminal)
+    progress = new_progress(hidden=as_json and stdout.is_terminal)
     task = progress.add_task("adding", total=len(sought.found))
     report = _Report(as_json=as_json, on_each=partial(progress.advance, task))
     with connect(context) as client:
@@ -116,26 +108,6 @@ class _Report:
         passed_over = f"; {skipped} other files passed over" if skipped else ""
         rate = self._counts.total() / elapsed_s
         console.print(f"{counts} in {elapsed_s:.1f} s ({rate:.0f}/s){passed_over}")
-
-
-class _RateColumn(ProgressColumn):
-    """Images a second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.0f}/s", style="progress.data.speed")
-
-
-def _new_progress(*, hidden: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=hidden,
-    )
 
 
 def _arguments(sources: Sequence[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipsearch.cli import add, images, info, query
+from clipsearch.cli import add, images, info, query, transfer
 from clipsearch.cli.output import show_everything
 from clipsearch.cli.session import Server
 
@@ -18,6 +18,8 @@ _EPILOG = """
     clipsearch add ~/Pictures https://example.com/cat.jpg
 
     clipsearch query "a black cat" -n 5 --sheet cats.png
+
+    clipsearch dump pictures.parquet
 
     clipsearch --server search.example.com:443 --tls list --json
 
@@ -94,4 +96,6 @@ app.command()(query.query)
 app.command()(images.get)
 app.command(name="list")(images.list_images)
 app.command()(images.delete)
+app.command()(transfer.dump)
+app.command()(transfer.load)
 app.command()(info.info)

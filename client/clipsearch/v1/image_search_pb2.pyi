@@ -564,6 +564,166 @@ class DeleteImageResponse(_message.Message):
 Global___DeleteImageResponse: _TypeAlias = DeleteImageResponse  # noqa: Y015
 
 @_typing.final
+class EmbeddedImage(_message.Message):
+    """An image with its embedding: everything that is stored of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def image(self) -> Global___Image:
+        """The image. Required."""
+
+    @_builtins.property
+    def embedding(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The embedding: as many numbers as the model has dimensions, of L2 norm 1. Required."""
+
+    def __init__(
+        self,
+        *,
+        image: Global___Image | None = ...,
+        embedding: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "image", b"image"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbeddedImage: _TypeAlias = EmbeddedImage  # noqa: Y015
+
+@_typing.final
+class ExportImagesRequest(_message.Message):
+    """A request to send every image of a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    START_ID_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection. Default: the server's default collection. Returns NOT_FOUND if there is no such
+    collection.
+    """
+    start_id: _builtins.str
+    """The id to start at, to go on where an earlier stream broke off; it need not exist. Default: the
+    lowest. Returns INVALID_ARGUMENT if it is not a UUID.
+    """
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        start_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "start_id", b"start_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportImagesRequest: _TypeAlias = ExportImagesRequest  # noqa: Y015
+
+@_typing.final
+class ExportImagesResponse(_message.Message):
+    """The model, or a page of images."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    total_size: _builtins.int
+    """The number of images in the collection when the stream began. Set in the first response only."""
+    @_builtins.property
+    def model(self) -> Global___Model:
+        """The model that embedded the images. Set in the first response only."""
+
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbeddedImage]:
+        """The images of the page, ordered by id; at most 64, which fit into a message of 4 MiB. None in the
+        first response.
+        """
+
+    def __init__(
+        self,
+        *,
+        model: Global___Model | None = ...,
+        total_size: _builtins.int = ...,
+        images: _abc.Iterable[Global___EmbeddedImage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "model", b"model", "total_size", b"total_size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportImagesResponse: _TypeAlias = ExportImagesResponse  # noqa: Y015
+
+@_typing.final
+class ImportImagesRequest(_message.Message):
+    """A page of images to store."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection to store them in. Default: the server's default collection. Returns NOT_FOUND if there
+    is no such collection. Read from the first request only.
+    """
+    model_fingerprint: _builtins.str
+    """The fingerprint of the model that embedded the images of the whole stream. Required in the first
+    request, and read from there only: returns FAILED_PRECONDITION, with both fingerprints, if it is not
+    that of the server's model.
+    """
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbeddedImage]:
+        """The images, in any order. Returns INVALID_ARGUMENT if there are more than 128; a message may have
+        1 MiB and the server's `max_image_bytes`. Each image is checked: id, sha256, media type, sizes and
+        times must be set as a server would have set them, url and uri have 2,048 bytes at most, metadata is
+        as in AddImageRequest, and the embedding is finite, of the model's dimensions, and of a norm within
+        0.001 of 1.
+        """
+
+    def __init__(
+        self,
+        *,
+        collection: _builtins.str = ...,
+        model_fingerprint: _builtins.str = ...,
+        images: _abc.Iterable[Global___EmbeddedImage] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "images", b"images", "model_fingerprint", b"model_fingerprint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportImagesRequest: _TypeAlias = ImportImagesRequest  # noqa: Y015
+
+@_typing.final
+class ImportImagesResponse(_message.Message):
+    """The acknowledgement that a page is stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGE_COUNT_FIELD_NUMBER: _builtins.int
+    image_count: _builtins.int
+    """The number of images stored since the stream began."""
+    def __init__(
+        self,
+        *,
+        image_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_count", b"image_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportImagesResponse: _TypeAlias = ImportImagesResponse  # noqa: Y015
+
+@_typing.final
 class GetServerInfoRequest(_message.Message):
     """A request to describe the server."""
 

@@ -73,6 +73,16 @@ class ImageSearchServiceStub(object):
                 request_serializer=clipsearch_dot_v1_dot_image__search__pb2.DeleteImageRequest.SerializeToString,
                 response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.DeleteImageResponse.FromString,
                 _registered_method=True)
+        self.ExportImages = channel.unary_stream(
+                '/clipsearch.v1.ImageSearchService/ExportImages',
+                request_serializer=clipsearch_dot_v1_dot_image__search__pb2.ExportImagesRequest.SerializeToString,
+                response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.ExportImagesResponse.FromString,
+                _registered_method=True)
+        self.ImportImages = channel.stream_stream(
+                '/clipsearch.v1.ImageSearchService/ImportImages',
+                request_serializer=clipsearch_dot_v1_dot_image__search__pb2.ImportImagesRequest.SerializeToString,
+                response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.ImportImagesResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/clipsearch.v1.ImageSearchService/GetServerInfo',
                 request_serializer=clipsearch_dot_v1_dot_image__search__pb2.GetServerInfoRequest.SerializeToString,
@@ -147,6 +157,31 @@ class ImageSearchServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportImages(self, request, context):
+        """Sends every image of a collection with its embedding, ordered by id, so that it can be stored
+        elsewhere without its pixels and without the model.
+
+        The first response tells the model and holds no images; the end of the stream with OK says that
+        nothing is missing. The collection may be changed meanwhile: what was stored before the call and is
+        not touched during it is sent exactly once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportImages(self, request_iterator, context):
+        """Stores images with their embeddings, as ExportImages sent them, and returns one response a request.
+
+        Idempotent: an image is stored under its id and replaces what is there; its times are kept. When a
+        request is answered, a crash of the server does not lose its images. The first error ends the stream;
+        nothing of the request at fault is stored.
+        Returns FAILED_PRECONDITION if another model than the server's embedded the images, and
+        INVALID_ARGUMENT, with the path of the field, if an image is not as a server would have stored it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Gets what this server is: its version, model, backends, collections and limits.
         """
@@ -186,6 +221,16 @@ def add_ImageSearchServiceServicer_to_server(servicer, server):
                     servicer.DeleteImage,
                     request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.DeleteImageRequest.FromString,
                     response_serializer=clipsearch_dot_v1_dot_image__search__pb2.DeleteImageResponse.SerializeToString,
+            ),
+            'ExportImages': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportImages,
+                    request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.ExportImagesRequest.FromString,
+                    response_serializer=clipsearch_dot_v1_dot_image__search__pb2.ExportImagesResponse.SerializeToString,
+            ),
+            'ImportImages': grpc.stream_stream_rpc_method_handler(
+                    servicer.ImportImages,
+                    request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.ImportImagesRequest.FromString,
+                    response_serializer=clipsearch_dot_v1_dot_image__search__pb2.ImportImagesResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -364,6 +409,60 @@ class ImageSearchService(object):
             '/clipsearch.v1.ImageSearchService/DeleteImage',
             clipsearch_dot_v1_dot_image__search__pb2.DeleteImageRequest.SerializeToString,
             clipsearch_dot_v1_dot_image__search__pb2.DeleteImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportImages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/clipsearch.v1.ImageSearchService/ExportImages',
+            clipsearch_dot_v1_dot_image__search__pb2.ExportImagesRequest.SerializeToString,
+            clipsearch_dot_v1_dot_image__search__pb2.ExportImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportImages(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/clipsearch.v1.ImageSearchService/ImportImages',
+            clipsearch_dot_v1_dot_image__search__pb2.ImportImagesRequest.SerializeToString,
+            clipsearch_dot_v1_dot_image__search__pb2.ImportImagesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -70,6 +70,23 @@ class ImageSearchServiceStub:
     """Lists all images, ordered by id."""
     DeleteImage: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.DeleteImageRequest, _image_search_pb2.DeleteImageResponse]
     """Deletes an image. Returns NOT_FOUND if no image has the id."""
+    ExportImages: _grpc.UnaryStreamMultiCallable[_image_search_pb2.ExportImagesRequest, _image_search_pb2.ExportImagesResponse]
+    """Sends every image of a collection with its embedding, ordered by id, so that it can be stored
+    elsewhere without its pixels and without the model.
+
+    The first response tells the model and holds no images; the end of the stream with OK says that
+    nothing is missing. The collection may be changed meanwhile: what was stored before the call and is
+    not touched during it is sent exactly once.
+    """
+    ImportImages: _grpc.StreamStreamMultiCallable[_image_search_pb2.ImportImagesRequest, _image_search_pb2.ImportImagesResponse]
+    """Stores images with their embeddings, as ExportImages sent them, and returns one response a request.
+
+    Idempotent: an image is stored under its id and replaces what is there; its times are kept. When a
+    request is answered, a crash of the server does not lose its images. The first error ends the stream;
+    nothing of the request at fault is stored.
+    Returns FAILED_PRECONDITION if another model than the server's embedded the images, and
+    INVALID_ARGUMENT, with the path of the field, if an image is not as a server would have stored it.
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.GetServerInfoRequest, _image_search_pb2.GetServerInfoResponse]
     """Gets what this server is: its version, model, backends, collections and limits."""
 
@@ -115,6 +132,23 @@ class ImageSearchServiceAsyncStub(ImageSearchServiceStub):
     """Lists all images, ordered by id."""
     DeleteImage: _aio.UnaryUnaryMultiCallable[_image_search_pb2.DeleteImageRequest, _image_search_pb2.DeleteImageResponse]  # type: ignore[assignment]
     """Deletes an image. Returns NOT_FOUND if no image has the id."""
+    ExportImages: _aio.UnaryStreamMultiCallable[_image_search_pb2.ExportImagesRequest, _image_search_pb2.ExportImagesResponse]  # type: ignore[assignment]
+    """Sends every image of a collection with its embedding, ordered by id, so that it can be stored
+    elsewhere without its pixels and without the model.
+
+    The first response tells the model and holds no images; the end of the stream with OK says that
+    nothing is missing. The collection may be changed meanwhile: what was stored before the call and is
+    not touched during it is sent exactly once.
+    """
+    ImportImages: _aio.StreamStreamMultiCallable[_image_search_pb2.ImportImagesRequest, _image_search_pb2.ImportImagesResponse]  # type: ignore[assignment]
+    """Stores images with their embeddings, as ExportImages sent them, and returns one response a request.
+
+    Idempotent: an image is stored under its id and replaces what is there; its times are kept. When a
+    request is answered, a crash of the server does not lose its images. The first error ends the stream;
+    nothing of the request at fault is stored.
+    Returns FAILED_PRECONDITION if another model than the server's embedded the images, and
+    INVALID_ARGUMENT, with the path of the field, if an image is not as a server would have stored it.
+    """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_image_search_pb2.GetServerInfoRequest, _image_search_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Gets what this server is: its version, model, backends, collections and limits."""
 
@@ -193,6 +227,35 @@ class ImageSearchServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_image_search_pb2.DeleteImageResponse, _abc.Awaitable[_image_search_pb2.DeleteImageResponse]]:
         """Deletes an image. Returns NOT_FOUND if no image has the id."""
+
+    @_abc_1.abstractmethod
+    def ExportImages(
+        self,
+        request: _image_search_pb2.ExportImagesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_search_pb2.ExportImagesResponse], _abc.AsyncIterator[_image_search_pb2.ExportImagesResponse]]:
+        """Sends every image of a collection with its embedding, ordered by id, so that it can be stored
+        elsewhere without its pixels and without the model.
+
+        The first response tells the model and holds no images; the end of the stream with OK says that
+        nothing is missing. The collection may be changed meanwhile: what was stored before the call and is
+        not touched during it is sent exactly once.
+        """
+
+    @_abc_1.abstractmethod
+    def ImportImages(
+        self,
+        request_iterator: _MaybeAsyncIterator[_image_search_pb2.ImportImagesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_image_search_pb2.ImportImagesResponse], _abc.AsyncIterator[_image_search_pb2.ImportImagesResponse]]:
+        """Stores images with their embeddings, as ExportImages sent them, and returns one response a request.
+
+        Idempotent: an image is stored under its id and replaces what is there; its times are kept. When a
+        request is answered, a crash of the server does not lose its images. The first error ends the stream;
+        nothing of the request at fault is stored.
+        Returns FAILED_PRECONDITION if another model than the server's embedded the images, and
+        INVALID_ARGUMENT, with the path of the field, if an image is not as a server would have stored it.
+        """
 
     @_abc_1.abstractmethod
     def GetServerInfo(

@@ -70,13 +70,13 @@ def new_image(request: pb.AddImageRequest) -> NewImage:
             "is empty; give the bytes of a JPEG, PNG, WEBP or GIF",
             reason="IMAGE_FORMAT_UNSUPPORTED",
         )
-    _check_bytes("uri", request.uri, MAX_URI_BYTES)
+    check_bytes("uri", request.uri, MAX_URI_BYTES)
     return NewImage(
         url=request.url if source == "url" else None,
         content=request.content if source == "content" else None,
         id=image_id(request.id) if request.id else None,
         uri=request.uri,
-        metadata=_metadata(request.metadata) if request.HasField("metadata") else {},
+        metadata=metadata_of(request.metadata) if request.HasField("metadata") else {},
     )
 
 
@@ -84,7 +84,7 @@ def text_query(request: pb.QueryTextRequest, *, default_limit: int) -> TextQuery
     """Checks a request to find images by a text."""
     if not request.text.strip():
         raise InvalidRequest("text", "is empty; describe the image to find")
-    _check_bytes("text", request.text, MAX_TEXT_BYTES)
+    check_bytes("text", request.text, MAX_TEXT_BYTES)
     threshold = request.score_threshold if request.HasField("score_threshold") else None
     if threshold is not None and not -1 <= threshold <= 1:  # NaN is out of range too
         raise InvalidRequest("score_threshold", "must be a number from -1 to 1")
@@ -96,11 +96,11 @@ def text_query(request: pb.QueryTextRequest, *, default_limit: int) -> TextQuery
     )
 
 
-def image_id(value: str) -> UUID:
+def image_id(value: str, field: str = "id") -> UUID:
     """Reads an image's id."""
     if not _UUID.fullmatch(value):  # UUID() takes much more
         raise InvalidRequest(
-            "id", "is not a UUID, for example 7d444840-9dc0-11d1-b245-5ffdce74fad2"
+            field, "is not a UUID, for example 7d444840-9dc0-11d1-b245-5ffdce74fad2"
         )
     return UUID(value)
 
@@ -114,7 +114,7 @@ def page_limit(name: str, value: int, *, default: int) -> int:
 
 def item_id(request: pb.AddImagesRequest) -> str:
     """Reads the caller's name for an item of a bulk add."""
-    _check_bytes("item_id", request.item_id, MAX_ITEM_ID_BYTES)
+    check_bytes("item_id", request.item_id, MAX_ITEM_ID_BYTES)
     return request.item_id
 
 
@@ -186,7 +186,7 @@ def model(card: ModelCard) -> pb.Model:
     )
 
 
-def _metadata(message: Struct) -> Metadata:
+def metadata_of(message: Struct) -> Metadata:
     try:
         metadata: Metadata = MessageToDict(message)
     except ValueError:
@@ -214,7 +214,7 @@ def _depth(value: JsonValue) -> int:
     return 0
 
 
-def _check_bytes(name: str, value: str, limit: int) -> None:
+def check_bytes(name: str, value: str, limit: int) -> None:
     size = len(value.encode())
     if size > limit:
         raise InvalidRequest(name, f"is {size} bytes; at most {limit} are taken")

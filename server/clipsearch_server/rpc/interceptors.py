@@ -50,9 +50,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         service, _, method = handler_call_details.method.lstrip("/").partition("/")
         if handler is None or service != SERVICE_NAME:
             return handler
-        if handler.response_streaming:
+        if handler.request_streaming:
             return grpc.stream_stream_rpc_method_handler(
                 self._stream(method, handler.stream_stream),
+                _or_error(handler.request_deserializer),
+                handler.response_serializer,
+            )
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(method, handler.unary_stream),
                 _or_error(handler.request_deserializer),
                 handler.response_serializer,
             )
@@ -77,9 +83,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return call
 
     def _stream(self, method: str, behaviour: Any) -> Any:
-        async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self._guard(method, context):
-                async for response in behaviour(requests, context):
+                if isinstance(request, InvalidRequest):
+                    raise request
+                async for response in behaviour(request, context):
                     yield response
 
         return call

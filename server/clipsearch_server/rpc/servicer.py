@@ -14,7 +14,7 @@ from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceServicer
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import CollectionNotFound, InvalidRequest
-from clipsearch_server.rpc import convert
+from clipsearch_server.rpc import convert, transfer
 from clipsearch_server.rpc.status import to_status
 from clipsearch_server.rpc.streams import map_unordered
 
@@ -87,6 +87,37 @@ class ImageSearchServicer(ImageSearchServiceServicer):
         self._check_collection(request.collection)
         await self._engine.delete(convert.image_id(request.id))
         return pb.DeleteImageResponse()
+
+    async def ExportImages(
+        self, request: pb.ExportImagesRequest, context: Context
+    ) -> AsyncIterator[pb.ExportImagesResponse]:
+        self._check_collection(request.collection)
+        start_id = convert.image_id(request.start_id, "start_id") if request.start_id else None
+        yield pb.ExportImagesResponse(
+            model=self._options.info.model, total_size=await self._engine.count()
+        )
+        async for page in self._engine.export_images(start_id=start_id):
+            yield transfer.export_response(page)
+
+    async def ImportImages(
+        self,
+        request_iterator: AsyncIterator[pb.ImportImagesRequest | InvalidRequest],
+        context: Context,
+    ) -> AsyncIterator[pb.ImportImagesResponse]:
+        model = self._options.info.model
+        is_first = True
+        image_count = 0
+        async for request in request_iterator:
+            if isinstance(request, InvalidRequest):  # it could not be parsed: see `interceptors`
+                raise request
+            if is_first:
+                self._check_collection(request.collection)
+                transfer.check_model(request, model)
+                is_first = False
+            images, embeddings = transfer.imported_images(request, model.embedding_dim)
+            await self._engine.import_images(images, embeddings)
+            image_count += len(images)
+            yield pb.ImportImagesResponse(image_count=image_count)
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Context

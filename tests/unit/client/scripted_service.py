@@ -71,6 +71,12 @@ class ScriptedService(ImageSearchServiceServicer):
     def DeleteImage(self, request: Any, context: grpc.ServicerContext) -> Any:
         return self._run("DeleteImage", request, context)
 
+    def ExportImages(self, request: Any, context: grpc.ServicerContext) -> Any:
+        yield from self._run("ExportImages", request, context)
+
+    def ImportImages(self, request_iterator: Any, context: grpc.ServicerContext) -> Any:
+        yield from self._run("ImportImages", request_iterator, context)
+
     def GetServerInfo(self, request: Any, context: grpc.ServicerContext) -> Any:
         return self._run("GetServerInfo", request, context)
 
@@ -87,6 +93,25 @@ def make_image(number: int = 0, **fields: Any) -> pb.Image:
         "size_bytes": 12_345,
     }
     return pb.Image(**(values | fields))
+
+
+def make_embedded(number: int, dim: int = 4, **fields: Any) -> pb.EmbeddedImage:
+    """A stored image with its embedding, as the server would send it."""
+    image = make_image(number, **fields)
+    image.create_time.FromMicroseconds(1_700_000_000_000_000 + number)
+    image.update_time.FromMicroseconds(1_700_000_000_123_456 + number)
+    # Numbers that float32 rounds.
+    return pb.EmbeddedImage(image=image, embedding=[number + axis / 10 for axis in range(dim)])
+
+
+def export_pages(
+    *pages: list[pb.EmbeddedImage], fingerprint: str = "abc"
+) -> list[pb.ExportImagesResponse]:
+    """The whole answer to an export."""
+    head = pb.ExportImagesResponse(
+        model=pb.Model(fingerprint=fingerprint), total_size=sum(map(len, pages))
+    )
+    return [head, *(pb.ExportImagesResponse(images=page) for page in pages)]
 
 
 def added(

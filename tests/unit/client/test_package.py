@@ -46,7 +46,18 @@ def test_the_command_says_what_to_install() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_extra_is_what_the_command_needs() -> None:
+def test_the_extras_are_what_the_command_needs() -> None:
     project = tomllib.loads((REPOSITORY / "client/pyproject.toml").read_text())["project"]
-    names = {requirement.split(">=")[0] for requirement in project["optional-dependencies"]["cli"]}
-    assert names == {"typer", "rich", "pillow"}
+    extras = {
+        extra: {requirement.split(">=")[0] for requirement in requirements}
+        for extra, requirements in project["optional-dependencies"].items()
+    }
+    assert extras == {"cli": {"typer", "rich", "pillow"}, "parquet": {"pyarrow"}}
+
+
+def test_the_command_starts_without_what_dumps_need() -> None:
+    done = run_python(
+        "import sys; import clipsearch.cli.app\n"
+        "sys.exit(', '.join({'numpy', 'pyarrow'} & sys.modules.keys()) or 0)"
+    )
+    assert done.returncode == 0, done.stderr

@@ -86,7 +86,8 @@ def engine(
 
 @pytest.fixture
 def info() -> pb.GetServerInfoResponse:
-    return pb.GetServerInfoResponse(version="1.2.3", encoder="fake")
+    model = pb.Model(id="colours", fingerprint="c" * 64, embedding_dim=3)
+    return pb.GetServerInfoResponse(version="1.2.3", encoder="fake", model=model)
 
 
 @asynccontextmanager

@@ -31,6 +31,7 @@ from clipsearch_server.indexes.edge.live import LiveShard
 from clipsearch_server.indexes.edge.lock import DataDirLock
 from clipsearch_server.indexes.edge.protocol import (
     MAX_POINTS,
+    CopyPage,
     Count,
     Delete,
     FindContent,
@@ -47,7 +48,13 @@ from clipsearch_server.indexes.points import (
     from_payload,
     to_payload,
 )
-from clipsearch_server.ports import Embeddings, ImagePage, ScoredImage, StoredImage
+from clipsearch_server.ports import (
+    EmbeddedPage,
+    Embeddings,
+    ImagePage,
+    ScoredImage,
+    StoredImage,
+)
 
 _DESCRIPTION = f"qdrant-edge {version('qdrant-edge-py')}"
 
@@ -164,6 +171,20 @@ class EdgeIndex:
         with self._admitted():
             entries, next_id = await self._shard.read(Scroll(limit, start_id))
         return ImagePage([from_payload(*entry) for entry in entries], next_id)
+
+    async def list_embedded(self, *, limit: int, start_id: UUID | None = None) -> EmbeddedPage:
+        images: list[StoredImage] = []
+        vectors = [np.empty((0, self._card.embedding_dim), np.float32)]
+        with self._admitted():
+            while True:
+                # In the queue of the writes and as small as one, so that searches go first.
+                some = min(limit - len(images), MAX_POINTS)
+                points, start_id = await self._shard.read(CopyPage(some, start_id))
+                if points.ids:
+                    images += map(from_payload, points.ids, points.payloads)
+                    vectors.append(points.vectors)
+                if start_id is None or len(images) >= limit:
+                    return EmbeddedPage(images, np.concatenate(vectors), start_id)
 
     async def delete(self, ids: Sequence[UUID]) -> None:
         with self._admitted():

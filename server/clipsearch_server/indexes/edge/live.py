@@ -14,7 +14,7 @@ from clipsearch_server.errors import ClipsearchError, IndexUnavailable
 from clipsearch_server.indexes.edge.changes import Changes
 from clipsearch_server.indexes.edge.client import EdgeProcess
 from clipsearch_server.indexes.edge.folder import CollectionFolder
-from clipsearch_server.indexes.edge.protocol import GetStats, Ordered, Read, Stats
+from clipsearch_server.indexes.edge.protocol import CopyPage, GetStats, Ordered, Read, Stats
 from clipsearch_server.indexes.edge.rebuild import rebuild
 
 _log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class LiveShard:
         """How many requests the process has to answer whose callers have gone."""
         return self._process.abandoned
 
-    async def read(self, request: Read) -> Any:
+    async def read(self, request: Read | CopyPage) -> Any:
         """Returns the request's answer. Raises what EdgeProcess.call raises."""
         return await self._process.call(request, self._timeout_s)
 
