@@ -25,7 +25,7 @@ LABEL org.opencontainers.image.title="clipsearch-export" \
 # Whoever owns the model folder runs it (compose's `user`), so any user may write to the cache, and
 # has a home.
 RUN --mount=type=bind,from=export-wheels,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index --find-links /wheels clipsearch-export \
+    pip install --no-cache-dir --no-index /wheels/*.whl \
     && install --directory --mode 1777 /cache
 ENV HF_HOME=/cache HOME=/tmp USER=clipsearch
 USER 10001:10001
@@ -49,7 +49,7 @@ LABEL org.opencontainers.image.title="clipsearch-server" \
       org.opencontainers.image.licenses="Apache-2.0"
 # /data is for the embedded index; with Qdrant the server writes nothing.
 RUN --mount=type=bind,from=server-wheels,source=/wheels,target=/wheels \
-    pip install --no-cache-dir --no-index --find-links /wheels clipsearch-server \
+    pip install --no-cache-dir --no-index /wheels/*.whl \
     && install --directory --owner 10001 --group 10001 /data
 # All interfaces of the container; what is published of them is the host's affair.
 ENV CLIPSEARCH_ADDRESS=0.0.0.0:50051 CLIPSEARCH_DATA_DIR=/data

@@ -1,0 +1,100 @@
+"""The server's image without Docker: the Dockerfile's own pip commands, in a fresh environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from dockerfile_parse import DockerfileParser
+
+from clipsearch_server.settings import DEMO_MODEL_DIR
+from clipsearch_server.testing import LoggedProcess
+
+ROOT = Path(__file__).parents[2]
+# What runs the model is Triton, what exports it another image.
+UNWANTED = {"torch", "transformers", "onnx", "onnxruntime"}
+
+
+def run(*command: str, cwd: Path, path: Path) -> str:
+    environment = {"PATH": f"{path}:{os.defpath}", "HOME": str(cwd)}
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def in_dockerfile(stage: str, name: str) -> list[str]:
+    """The values of an instruction in one stage, in their order."""
+    parser = DockerfileParser(fileobj=BytesIO((ROOT / "Dockerfile").read_bytes()))
+    current, values = "", []
+    for entry in parser.structure:
+        if entry["instruction"] == "FROM":
+            current = entry["value"].partition(" AS ")[2]
+        if (current, entry["instruction"]) == (stage, name):
+            values.append(entry["value"])
+    return values
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` of an environment that holds what the image does."""
+    folder = tmp_path_factory.mktemp("image")
+    source, wheels = folder / "source", folder / "wheels"
+    source.mkdir()
+    for stage in ("server-wheels", "server"):
+        # Each stage is a Python of its own, where only the wheels of the stage before are.
+        run(sys.executable, "-m", "venv", str(folder / stage), cwd=folder, path=folder)
+        for copy in in_dockerfile(stage, "COPY"):
+            name, target = copy.split()
+            if (ROOT / name).is_dir():
+                ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+                shutil.copytree(ROOT / name, source / target, ignore=ignored)
+            else:
+                shutil.copy(ROOT / name, source / target)
+        for value in in_dockerfile(stage, "RUN"):
+            (command,) = re.findall(r"pip (?:(?!&&).)*", value, re.DOTALL)
+            here = command.replace("/wheels", str(wheels))
+            run("bash", "-c", here, cwd=source, path=folder / stage / "bin")
+    return folder / "server" / "bin"
+
+
+@pytest.mark.timeout(300)
+def test_the_server_needs_neither_torch_nor_onnxruntime(image: Path, tmp_path: Path) -> None:
+    listed = json.loads(run("pip", "list", "--format", "json", cwd=tmp_path, path=image))
+    names = {package["name"].lower() for package in listed}
+    assert "clipsearch-server" in names
+    assert not names & UNWANTED
+    assert "--encoder-backend" in run("clipsearch-server", "--help", cwd=tmp_path, path=image)
+
+
+@pytest.mark.timeout(300)
+def test_it_starts_without_its_neighbours_and_is_unhealthy(image: Path, tmp_path: Path) -> None:
+    (entrypoint,) = in_dockerfile("server", "ENTRYPOINT")
+    (health_check,) = in_dockerfile("server", "HEALTHCHECK")
+    _, *check, inside = json.loads(health_check.partition("CMD ")[2])
+    environment = {
+        "PATH": f"{image}:{os.defpath}",
+        "CLIPSEARCH_ADDRESS": "127.0.0.1:0",
+        "CLIPSEARCH_MODEL_DIR": str(DEMO_MODEL_DIR),
+        "CLIPSEARCH_ENCODER_BACKEND": "triton",
+        "CLIPSEARCH_TRITON_ADDRESS": "127.0.0.1:1",
+        "CLIPSEARCH_INDEX_BACKEND": "qdrant",
+        "CLIPSEARCH_QDRANT_URL": "http://127.0.0.1:1",
+    }
+    command = [str(image / json.loads(entrypoint)[0])]
+    with LoggedProcess(command, ready=r"serving address=(\S+)", environment=environment) as server:
+        assert inside.rpartition(":")[2] == "50051"
+        python = str(image / "python")
+        done = subprocess.run(
+            [python, *check, server.address], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, "NOT_SERVING" in done.stderr) == (1, True)
+        assert server.stop() == 0
