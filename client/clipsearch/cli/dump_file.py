@@ -147,6 +147,7 @@ class DumpReader:
 
     def __iter__(self) -> Iterator[EmbeddedImage]:
         """Yields the images in the order of the file."""
+        rows = 0
         # One row group at a time: an iteration over several keeps what it has read (tried).
         for group in range(self._parquet.num_row_groups):
             batches = self._parquet.iter_batches(
@@ -158,7 +159,11 @@ class DumpReader:
                     if batch is None:
                         break
                     images = self._images(batch)
+                rows += len(images)
                 yield from images
+        # Checksums are of what is in a page; a page of which the head is damaged is passed over.
+        if rows != self.row_count:
+            raise DumpError(f"is damaged: only {rows} of {self.row_count} images can be read")
 
     def _images(self, batch: Any) -> list[EmbeddedImage]:
         for name, column in zip(batch.schema.names, batch.columns, strict=True):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from types import FrameType
 
 import typer
 
@@ -59,9 +62,12 @@ def connect(context: typer.Context) -> Iterator[SearchClient]:
     """
     server: Server = context.obj
     try:
-        with SearchClient(
-            server.target, timeout_s=server.timeout_s, tls=server.tls, ca_file=server.ca_file
-        ) as client:
+        with (
+            SearchClient(
+                server.target, timeout_s=server.timeout_s, tls=server.tls, ca_file=server.ca_file
+            ) as client,
+            _interruptible(client),
+        ):
             yield client
     except SearchError as error:
         show_error(_explain(error))
@@ -69,6 +75,39 @@ def connect(context: typer.Context) -> Iterator[SearchClient]:
     except UnicodeEncodeError as error:
         show_error("an argument is not UTF-8")
         raise typer.Exit(ExitCode.USAGE) from error
+
+
+@contextmanager
+def _interruptible(client: SearchClient) -> Iterator[None]:
+    """Has Ctrl-C end the call that is under way, and raises KeyboardInterrupt when it has ended.
+
+    Python would raise it wherever the main thread is. Within gRPC that leaves a lock taken, for
+    which everything then waits for ever, the closing of the client first (tried: one Ctrl-C in
+    ten). The second Ctrl-C is Python's all the same.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    is_interrupted = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal is_interrupted
+        is_interrupted = True
+        signal.signal(signal.SIGINT, former)
+        # Not here: the main thread may hold the lock that closing takes.
+        threading.Thread(target=client.close, daemon=True).start()
+
+    former = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except (SearchError, ValueError) as error:  # ValueError: gRPC's, of a call on a closed channel
+        if is_interrupted:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, former)
+    if is_interrupted:
+        raise KeyboardInterrupt
 
 
 def _explain(error: SearchError) -> str:
