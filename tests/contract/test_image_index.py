@@ -13,7 +13,6 @@ from uuid import UUID
 import numpy as np
 import pytest
 import pytest_asyncio
-from qdrant_client import AsyncQdrantClient
 
 from clipsearch_server.indexes.edge.index import EdgeIndex
 from clipsearch_server.indexes.qdrant.collection import CollectionLayout
@@ -21,6 +20,7 @@ from clipsearch_server.indexes.qdrant.connection import QdrantServer
 from clipsearch_server.indexes.qdrant.index import QdrantIndex
 from clipsearch_server.ports import Embeddings, ImageIndex, StoredImage
 from fakes import FakeIndex
+from in_memory_qdrant import InMemoryQdrant
 
 DIM = 16
 BORN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -36,13 +36,6 @@ pytestmark = [
     # qdrant_client's local mode needs no index on a payload, and warns of one.
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
 ]
-
-
-class InMemoryQdrant(QdrantServer):
-    """qdrant_client's own imitation of a server: our calls, without gRPC."""
-
-    def connect(self, timeout_s: float) -> AsyncQdrantClient:
-        return AsyncQdrantClient(location=":memory:")
 
 
 def qdrant_index(server: QdrantServer, collection: str) -> QdrantIndex:

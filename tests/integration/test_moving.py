@@ -1,0 +1,155 @@
+"""`clipsearch dump` from one kind of index, `load` into the other, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from blockbuster import BlockBuster
+
+from clipsearch import AddItem, AsyncSearchClient
+from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
+from clipsearch_server.encoders.ort import OnnxEncoder
+from clipsearch_server.engine import SearchEngine
+from clipsearch_server.indexes.qdrant.collection import CollectionLayout
+from clipsearch_server.indexes.qdrant.index import QdrantIndex
+from clipsearch_server.model import ModelFolder, open_model_folder
+from clipsearch_server.rpc import convert
+from clipsearch_server.rpc.interceptors import CallInterceptor
+from clipsearch_server.rpc.servicer import ImageSearchServicer, ServiceOptions
+from clipsearch_server.settings import DEMO_MODEL_DIR
+from clipsearch_server.testing import ServerProcess
+from clipsearch_server.text import Tokenizer
+from in_memory_qdrant import InMemoryQdrant
+
+PICTURES = Path(__file__).parents[2] / "demo" / "pictures"
+MODEL = open_model_folder(DEMO_MODEL_DIR)
+IMAGES = 200
+QUERIES = ("a black cat", "a red car", "heavy rain", "something to eat", "a house by night")
+
+pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+
+
+@asynccontextmanager
+async def on_qdrant(model: ModelFolder) -> AsyncIterator[str]:
+    """The service with the demo model and Qdrant, in this process; yields its address."""
+    card = model.card
+    tokenizer = Tokenizer(
+        model.tokenizer_path,
+        max_tokens=card.max_tokens,
+        start_token_id=card.start_token_id,
+        end_token_id=card.end_token_id,
+    )
+    index = QdrantIndex(
+        InMemoryQdrant(url="http://in-memory"),
+        collection="images",
+        model_id=card.model_id,
+        fingerprint=card.fingerprint,
+        embedding_dim=card.embedding_dim,
+        layout=CollectionLayout(),
+        max_in_flight=100,
+        timeout_s=30,
+    )
+    options = ServiceOptions(
+        collection="images",
+        default_limit=5,
+        max_in_flight_per_stream=8,
+        info=pb.GetServerInfoResponse(model=convert.model(card)),
+    )
+    async with OnnxEncoder(model) as encoder, index:
+        engine = SearchEngine(
+            encoder=encoder,
+            index=index,
+            fetcher=None,
+            tokenizer=tokenizer,
+            decode=_never,
+            executor=ThreadPoolExecutor(1),
+            max_image_bytes=1,
+        )
+        server = grpc.aio.server(
+            interceptors=[CallInterceptor(max_in_flight=100, default_deadline_s=60)]
+        )
+        add_ImageSearchServiceServicer_to_server(ImageSearchServicer(engine, options), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            await server.stop(0)
+
+
+def _never(content: bytes) -> Any:
+    raise AssertionError("nothing is added here but by import")
+
+
+async def run(address: str, *arguments: str) -> None:
+    """The command as a user runs it."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "clipsearch", "--server", address, *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+
+
+async def everything(address: str) -> tuple[list[Any], list[tuple[str, float]]]:
+    """All images as they are stored, and what the queries find."""
+    async with AsyncSearchClient(address) as client:
+        images = [image async for image in client.list_images()]
+        hits = [
+            (hit.image.id, hit.score)
+            for text in QUERIES
+            for hit in (await client.query_text(text, limit=30)).hits
+        ]
+    return images, hits
+
+
+async def test_a_collection_moves_from_edge_to_qdrant_and_back(
+    tmp_path: Path, blockbuster: BlockBuster
+) -> None:
+    blockbuster.deactivate()  # the imitation of Qdrant reads files where the real one is asked
+    files = sorted(path for path in PICTURES.iterdir() if path.suffix in {".png", ".webp"})
+    items = [
+        AddItem(item_id=str(n), content=file.read_bytes(), metadata={"share": n / 7, "n": n})
+        for n, file in enumerate(files[:IMAGES])
+    ]
+    there, back = tmp_path / "there.parquet", tmp_path / "back.parquet"
+    first = ServerProcess("--data-dir", str(tmp_path / "first"))
+    await asyncio.to_thread(first.__enter__)
+    try:
+        async with AsyncSearchClient(first.address) as client:
+            assert [r async for r in client.add_images(items) if r.error] == []
+        expected = await everything(first.address)
+        await run(first.address, "dump", str(there))
+    finally:
+        await asyncio.to_thread(first.stop)
+
+    async with on_qdrant(MODEL) as address:
+        await run(address, "load", str(there))
+        assert_same(await everything(address), expected)
+        await run(address, "dump", str(back))
+
+    last = ServerProcess("--data-dir", str(tmp_path / "last"))
+    await asyncio.to_thread(last.__enter__)
+    try:
+        await run(last.address, "load", str(back))
+        assert_same(await everything(last.address), expected)
+    finally:
+        await asyncio.to_thread(last.stop)
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    assert found[0] == expected[0]
+    ids, scores = zip(*found[1], strict=True)
+    expected_ids, expected_scores = zip(*expected[1], strict=True)
+    assert ids == expected_ids
+    assert scores == pytest.approx(expected_scores, abs=1e-6)
