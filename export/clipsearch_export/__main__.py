@@ -34,10 +34,9 @@ UNUSABLE = 2
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with the process's arguments, or the given ones; returns its exit status."""
     arguments = _parser().parse_args(argv)
-    # ONNX Runtime's quantiser sets the root logger to INFO at import.
-    logging.getLogger().setLevel(logging.ERROR)
     try:
-        return _export(arguments, Console())
+        with _errors_alone_logged():
+            return _export(arguments, Console())
     except CheckpointError as error:
         message = str(error)
     except OSError as error:
@@ -128,6 +127,18 @@ def _export(arguments: argparse.Namespace, console: Console) -> int:
         f"{out}: {size / 1e6:.1f} MB, fingerprint {card.fingerprint[:12]}", soft_wrap=True
     )
     return 0
+
+
+@contextmanager
+def _errors_alone_logged() -> Iterator[None]:
+    """ONNX Runtime's quantiser sets the root logger to INFO at import, and says much there."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 @contextmanager
