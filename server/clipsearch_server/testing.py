@@ -49,6 +49,7 @@ class LoggedProcess:
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
             self._command,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             env=self._environment,

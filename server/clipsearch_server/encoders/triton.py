@@ -186,14 +186,13 @@ class _Tower:
         if problem := difference(self._spec, fingerprint, metadata, config):
             return problem
         self.max_batch = config.max_batch_size
-        silent_s = self._silent_s()
-        if silent_s > silence_s:
+        if self._silent_s() > silence_s:
             dims = [max(1, size) for size in self._spec.input_dims]
             dtype = np.uint8 if self._spec.input_type == "UINT8" else np.int64
             try:
                 await self.infer(np.zeros((1, *dims), dtype), _PROBE_TIMEOUT_S)
             except (DeadlineExceeded, Overloaded):
-                return f"{self._spec.name} has not answered any request for {silent_s:.0f} s"
+                return f"{self._spec.name} has not answered any request for over {silence_s:g} s"
         return None
 
     async def infer(self, rows: NDArray[Any], timeout_s: float) -> Embeddings:

@@ -23,13 +23,14 @@ class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships
     """Asks each dependency every second, and tells whoever asks grpc.health.v1.
 
     Names: ``""`` and the service's full name, which serve if all dependencies do, and the name of
-    each dependency. A change is logged once, with its reason. grpcio's own servicer would do, but
-    for its Watch, which holds up a server that is to stop.
+    each dependency. How each is at first, and each change, is logged once, with its reason.
+    grpcio's own servicer would do, but for its Watch, which holds up a server that is to stop.
     """
 
     def __init__(self, checks: Mapping[str, Callable[[], Awaitable[None]]]) -> None:
         self._checks = checks
         self._serving = dict.fromkeys(("", SERVICE_NAME, *checks), False)
+        self._reasons: dict[str, str] = {}  # why each does not serve, "" if it does, once asked
         self._stopping = False
         self._changed = asyncio.Condition()
 
@@ -83,7 +84,8 @@ class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships
             logger.exception("health check of %s failed", name)
             reason = "the check failed"
         serving = not reason
-        if serving != self._serving[name]:
+        if reason != self._reasons.get(name):
+            self._reasons[name] = reason
             level = logging.INFO if serving else logging.WARNING
             logger.log(level, "health dependency=%s serving=%s %s", name, serving, reason or "ok")
         return serving
