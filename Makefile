@@ -16,7 +16,7 @@ TRITON := .triton
 TRITON_WHEEL := nvidia-pytriton==0.7.0
 # `make triton` serves the demo model unless MODEL is given.
 TRITON_MODEL := $(if $(filter command line environment,$(origin MODEL)),$(MODEL),demo)
-TRITON_MODELS := build/triton/$(notdir $(TRITON_MODEL))
+TRITON_MODELS := build/triton/$(subst /,--,$(TRITON_MODEL))
 PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 PROTOC := -m grpc_tools.protoc -I proto -I proto/third_party clipsearch/v1/image_search.proto
 
@@ -41,7 +41,7 @@ triton: $(VENV)/ready $(DEV)/ready $(TRITON)/ready $(TRITON_MODELS)/model_card.j
 	@$(DEV)/bin/python demo/triton.py $(TRITON) $(TRITON_MODELS)
 
 build/triton/%/model_card.json: $(DEV)/ready
-	$(DEV)/bin/python -m clipsearch_export $(TRITON_MODEL) --backend python --out $(@D)
+	$(DEV)/bin/python -m clipsearch_export $(subst --,/,$*) --backend python --out $(@D)
 
 test: $(DEV)/ready $(TRITON)/ready ## Run every test
 	$(DEV)/bin/python -m pytest

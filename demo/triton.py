@@ -31,7 +31,7 @@ def main(home: str, models: str) -> int:
         sys.stderr.write(f"{error.message}\n")
         return 1
     except OSError as error:
-        sys.stderr.write(f"port {PORT}: {error.strerror}\n")
+        sys.stderr.write(f"{error.filename or f'port {PORT}'}: {error.strerror}\n")
         return 1
     return 1
 

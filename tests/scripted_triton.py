@@ -54,6 +54,8 @@ class ScriptedTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # has
         self.text_type = "INT64"
         self.max_batch_size = 16
         self.infer: Infer = self.first_axis
+        self.metadata_gate = asyncio.Event()  # what it is is told once this is set
+        self.metadata_gate.set()
         self.requests: list[Any] = []
         self.deadlines_s: list[float] = []
         self.cancelled = asyncio.Event()
@@ -63,6 +65,7 @@ class ScriptedTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # has
         return pb.ServerMetadataResponse(name="triton", version="1.2.3")
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
+        await self.metadata_gate.wait()
         tensor = pb.ModelMetadataResponse.TensorMetadata
         if request.name == TEXT_MODEL:
             inputs = tensor(name="input_ids", datatype=self.text_type, shape=[-1, -1])

@@ -58,7 +58,11 @@ class LoggedProcess:
         address: SimpleQueue[str | None] = SimpleQueue()
         self._reader = Thread(target=self._read_log, args=(address,), daemon=True)
         self._reader.start()
-        serving_at = address.get()
+        try:
+            serving_at = address.get()
+        except BaseException:  # Ctrl-C, which this process alone gets
+            self.kill()
+            raise
         if serving_at is None:
             self._wait()
             raise StartupError("".join(self._lines).strip())
@@ -134,42 +138,46 @@ class TritonProcess(LoggedProcess):
     """NVIDIA's tritonserver on a model repository of the python backend, without Docker.
 
     ``home`` is where `make .triton/ready` installed it. It listens on loopback, on ``port`` or, if
-    that is 0, on a free one, which stays reserved until ``release``: it can be started again under
-    the same address. This interpreter's environment, which needs numpy and onnxruntime, runs the
-    models.
+    that is None, on a free one, which stays reserved until ``release``: it can be started again
+    under the same address. This interpreter's environment, which needs numpy and onnxruntime, runs
+    the models. Raises OSError if the port is taken.
     """
 
     def __init__(
         self,
         home: Path,
         models: Path,
-        *options: str,
-        names: Sequence[str] = ("clip_text", "clip_vision"),
-        port: int = 0,
+        *,
+        port: int | None = None,
         log_file: Path | None = None,
     ) -> None:
         triton = home / "pytriton" / "tritonserver"
         # Bound, and never listened on: nobody else gets the port, and Triton shares it.
         self._reservation = socket.socket()
-        self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self._reservation.bind(("127.0.0.1", port))
-        port = self._reservation.getsockname()[1]
-        self.reserved_address = f"127.0.0.1:{port}"
+        if port is None:
+            self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._reservation.bind(("127.0.0.1", 0))
+        else:
+            self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with self._reservation:
+                self._reservation.bind(("127.0.0.1", port))
+        reserved = port or self._reservation.getsockname()[1]
+        self.reserved_address = f"127.0.0.1:{reserved}"
         super().__init__(
             [
                 str(triton / "bin" / "tritonserver"),
                 f"--model-repository={models}",
                 f"--backend-directory={triton / 'backends'}",
                 "--model-control-mode=explicit",
-                *(f"--load-model={name}" for name in names),
+                "--load-model=clip_text",
+                "--load-model=clip_vision",
                 "--grpc-address=127.0.0.1",
-                f"--grpc-port={port}",
-                "--reuse-grpc-port=true",
+                f"--grpc-port={reserved}",
+                f"--reuse-grpc-port={str(port is None).lower()}",
                 "--allow-http=false",
                 "--allow-metrics=false",
                 # Models that hang must not hold up the end of a test or of a demo.
                 "--exit-timeout-secs=5",
-                *options,
             ],
             ready=r"Started GRPCInferenceService at ([\w.:]+)",
             # Triton starts the models' interpreter as `python3`, without our variables.

@@ -166,8 +166,10 @@ class _Batcher:
         except ModelOutputInvalid as error:
             if len(batch) == 1:
                 _fail(batch, error)
-            for item in batch if len(batch) > 1 else ():
-                await self._embed([item])
+                return
+            for item in batch:
+                if not item.embedding.done():
+                    await self._embed([item])
         except Exception as error:  # each caller gets it, and maps it; the task must go on
             _fail(batch, error)
         else:
@@ -193,7 +195,10 @@ class _Batcher:
             call.cancel()
         if call.cancelled():
             raise EncoderUnavailable("nobody waits for this batch any more")
-        return call.result()
+        embeddings = call.result()
+        if len(embeddings) != len(batch):
+            raise ModelOutputInvalid(f"{len(embeddings)} embeddings of {len(batch)} rows")
+        return embeddings
 
 
 def _fail(batch: Sequence[_Waiting], error: Exception) -> None:

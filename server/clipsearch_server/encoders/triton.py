@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import ssl
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -35,11 +35,8 @@ from clipsearch_server.errors import (
 from clipsearch_server.model import ModelCard
 from clipsearch_server.ports import Embeddings, Pixels, TokenIds
 
-logger = logging.getLogger(__name__)
-
 # Less than what `rpc/health` waits for an answer.
 _CHECK_TIMEOUT_S = 0.8
-_PROBE_TIMEOUT_S = 0.5
 _MAX_MESSAGE_BYTES = 2**31 - 1
 _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
@@ -51,8 +48,10 @@ _CHANNEL_OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 0),
     # A Triton that comes back is found again within a second; gRPC's default grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.min_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # for one attempt, TLS included, whatever its name
+    # A proxy is for the URLs that are fetched, and not for a neighbour.
+    ("grpc.enable_http_proxy", 0),
 ]
 # What Triton's core says of a request that its queue has no room for, and of one that waited there
 # for longer than it may (core/src/scheduler_utils.cc; both are UNAVAILABLE).
@@ -98,13 +97,16 @@ class TritonEncoder:
     async def __aenter__(self) -> Self:
         credentials = None
         if self._tls or self._ca_file:
-            roots = await asyncio.to_thread(_read, self._ca_file) if self._ca_file else None
+            roots = await asyncio.to_thread(_certificates, self._ca_file) if self._ca_file else None
             credentials = grpc.ssl_channel_credentials(root_certificates=roots)
         self._client: Any = InferenceServerClient(
             self._address, creds=credentials, channel_args=_CHANNEL_OPTIONS
         )
-        self._text = _Tower(self._client, text_tower(self._card))
-        self._vision = _Tower(self._client, vision_tower(self._card))
+        size = self._card.image_size_px
+        text = self._pad(np.full((1, 1), self._card.end_token_id, np.int64))
+        image = np.zeros((1, 3, size, size), np.uint8)
+        self._text = _Tower(self._client, text_tower(self._card), text)
+        self._vision = _Tower(self._client, vision_tower(self._card), image)
         return self
 
     async def __aexit__(
@@ -113,6 +115,7 @@ class TritonEncoder:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await asyncio.gather(self._text.close(), self._vision.close())
         await self._client.close()
 
     @property
@@ -120,8 +123,7 @@ class TritonEncoder:
         return f"triton {self._version or '(not reached yet)'} at {self._address}"
 
     async def encode_text(self, token_ids: TokenIds) -> Embeddings:
-        padded = pad_to_bucket(token_ids, self._card.end_token_id, self._card.max_tokens)
-        return await self._encode(self._text, padded)
+        return await self._encode(self._text, self._pad(token_ids))
 
     async def encode_image(self, pixels: Pixels) -> Embeddings:
         return await self._encode(self._vision, pixels)
@@ -131,6 +133,9 @@ class TritonEncoder:
         self._checked = True
         if self._problem is not None:
             raise EncoderUnavailable(self._problem)
+
+    def _pad(self, token_ids: TokenIds) -> TokenIds:
+        return pad_to_bucket(token_ids, self._card.end_token_id, self._card.max_tokens)
 
     async def _encode(self, tower: _Tower, rows: NDArray[Any]) -> Embeddings:
         if not self._checked:
@@ -147,52 +152,62 @@ class TritonEncoder:
     async def _find_problem(self) -> str | None:
         """Asks Triton; returns what keeps it from working, for people."""
         where = f"Triton at {self._address}"
+        towers = (self._text, self._vision)
+        start = monotonic()
         try:
             async with asyncio.timeout(_CHECK_TIMEOUT_S):
-                if not self._version:
-                    server = await self._client.get_server_metadata()
-                    self._version = server.version
-                for tower in (self._text, self._vision):
-                    if problem := await tower.check(self._card.fingerprint, self._timeout_s):
-                        return f"{where}: {problem}"
+                server, *problems = await asyncio.gather(
+                    self._client.get_server_metadata(),
+                    *(tower.check(self._card.fingerprint, self._timeout_s) for tower in towers),
+                )
         except TimeoutError:
+            if any(tower.answered_at > start for tower in towers):
+                return None  # busy, and at work
             return f"{where} does not answer within {_CHECK_TIMEOUT_S} s"
         except InferenceServerException as error:
-            self._version = ""  # another one may come back
             return f"{where}: {_explained(error)}"
-        except ClipsearchError as error:  # what a tower answered to the probe
-            return f"{where}: {error.message}"
-        return None
+        self._version = server.version
+        return next((f"{where}: {problem}" for problem in problems if problem), None)
 
 
 class _Tower:
     """One model of Triton's, and whether it has been silent for too long."""
 
-    def __init__(self, client: Any, spec: TowerSpec) -> None:
+    def __init__(self, client: Any, spec: TowerSpec, example: NDArray[Any]) -> None:
         self._client = client
         self._spec = spec
+        self._example = example
         self._outputs = [InferRequestedOutput(spec.output_name)]
         self._silent_since: float | None = None  # the first request since the last answer
+        self._hangs = False
+        self._probes: set[asyncio.Task[None]] = set()
+        self.answered_at = 0.0
         self.max_batch = 1  # as Triton's configuration says, once it was read
+
+    async def close(self) -> None:
+        for probe in self._probes:
+            probe.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
 
     async def check(self, fingerprint: str, silence_s: float) -> str | None:
         """Returns what differs from the expected model, if anything does.
 
         A model may be served and hang: if none of the requests of the last ``silence_s`` seconds
-        was answered, one more is tried, which fails like any other.
+        was answered, one more is tried by each check, and has as long; it hangs if that fails too.
         """
-        metadata = await self._client.get_model_metadata(self._spec.name)
-        config = (await self._client.get_model_config(self._spec.name)).config
-        if problem := difference(self._spec, fingerprint, metadata, config):
+        metadata, response = await asyncio.gather(
+            self._client.get_model_metadata(self._spec.name),
+            self._client.get_model_config(self._spec.name),
+        )
+        if problem := difference(self._spec, fingerprint, metadata, response.config):
             return problem
-        self.max_batch = config.max_batch_size
-        if self._silent_s() > silence_s:
-            dims = [max(1, size) for size in self._spec.input_dims]
-            dtype = np.uint8 if self._spec.input_type == "UINT8" else np.int64
-            try:
-                await self.infer(np.zeros((1, *dims), dtype), _PROBE_TIMEOUT_S)
-            except (DeadlineExceeded, Overloaded):
-                return f"{self._spec.name} has not answered any request for over {silence_s:g} s"
+        self.max_batch = response.config.max_batch_size
+        if self._silent_since is not None and monotonic() - self._silent_since > silence_s:
+            probe = asyncio.create_task(self._probe(silence_s), name=f"probe-{self._spec.name}")
+            self._probes.add(probe)
+            probe.add_done_callback(self._probes.discard)
+        if self._hangs:
+            return f"{self._spec.name} has not answered any request for over {silence_s:g} s"
         return None
 
     async def infer(self, rows: NDArray[Any], timeout_s: float) -> Embeddings:
@@ -216,47 +231,62 @@ class _Tower:
         except InferenceServerException as error:
             failure = _failure(error, spec.name, timeout_s)
             if isinstance(failure, ModelOutputInvalid):  # any other is not the model's own
-                self._silent_since = None
+                self._note_answer()
             raise failure from error
         except ValueError as error:  # the bytes do not fill the shape
             raise ModelOutputInvalid(f"{spec.name} answered with a broken tensor") from error
-        self._silent_since = None
+        self._note_answer()
         return check_embeddings(output, rows=len(rows), dim=spec.output_dims[0])
 
-    def _silent_s(self) -> float:
-        if self._silent_since is None:
-            return 0.0
-        return monotonic() - self._silent_since
+    def _note_answer(self) -> None:
+        self._silent_since, self._hangs, self.answered_at = None, False, monotonic()
+
+    async def _probe(self, timeout_s: float) -> None:
+        try:
+            await self.infer(self._example, timeout_s)
+        except (DeadlineExceeded, Overloaded):
+            # Unless another was answered meanwhile.
+            self._hangs = self._silent_since is not None
+        except ClipsearchError:
+            pass  # it answers, if not well, or is away, which the check says
 
 
-def _read(file: Path) -> bytes:
+def _certificates(file: Path) -> bytes:
+    """Reads root certificates. gRPC would take anything, and only never connect."""
     try:
-        return file.read_bytes()
+        content = file.read_bytes()
+        ssl.create_default_context(cadata=content.decode("ascii"))
     except OSError as error:
         raise StartupError(
-            f"{file}: {error.strerror}; triton.ca_file names root certificates"
+            f"{file}: {error.strerror or error}; triton.ca_file names root certificates"
         ) from error
+    except ValueError as error:
+        raise StartupError(f"{file}: is no PEM file; triton.ca_file names one") from error
+    return content
 
 
 def _failure(error: InferenceServerException, name: str, timeout_s: float) -> ClipsearchError:
     """What Triton's answer to an inference means."""
-    status, message = error.status(), error.message()
+    status, message = error.status(), error.message() or ""
     match status:
         case "StatusCode.UNAVAILABLE" if _QUEUE_FULL in message:
             return Overloaded("Triton's queue is full; try again in a moment")
+        case "StatusCode.RESOURCE_EXHAUSTED":
+            return Overloaded("Triton, or what is before it, is busy; try again in a moment")
         case "StatusCode.UNAVAILABLE" if _QUEUE_TIMEOUT in message:
-            return DeadlineExceeded("the time was over while the request waited in Triton's queue")
+            return DeadlineExceeded("the request waited for too long in Triton's queue")
         case "StatusCode.DEADLINE_EXCEEDED":
             return DeadlineExceeded(f"Triton did not answer within {timeout_s:.3g} s")
-        case "StatusCode.UNAVAILABLE" | "StatusCode.NOT_FOUND" | "StatusCode.CANCELLED":
-            return EncoderUnavailable(f"Triton: {_explained(error)}")
-        case _:
+        case "StatusCode.INTERNAL" | "StatusCode.INVALID_ARGUMENT":
             # The shapes were compared with Triton's own, so this is the model's failure.
             return ModelOutputInvalid(f"{name} failed: {status} {message}")
+        case _:
+            return EncoderUnavailable(f"Triton: {_explained(error)}")
 
 
 def _explained(error: InferenceServerException) -> str:
-    """One line without gRPC's details, which are long and name addresses."""
-    if error.status() == "StatusCode.UNAVAILABLE" and "failed to connect" in error.message():
+    """One short line."""
+    message = error.message() or ""
+    if error.status() == "StatusCode.UNAVAILABLE" and "failed to connect" in message:
         return "cannot be reached"
-    return str(error.message()).splitlines()[0][:200]
+    return (message.splitlines() or [str(error.status())])[0][:200]

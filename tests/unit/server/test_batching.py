@@ -219,3 +219,17 @@ async def test_a_batch_may_take_as_long_as_the_most_patient_of_its_callers() -> 
         inner.gate.set()
         await asyncio.gather(ask(1, 30), ask(2, 60), ask(3, 30), ask(4, None))
     assert inner.remaining_s == [pytest.approx(60, abs=5), 1000]
+
+
+async def test_who_has_gone_is_not_tried_again_after_a_poison_row() -> None:
+    inner = RecordingEncoder()
+    async with batching(inner) as encoder:
+        gone = asyncio.create_task(encoder.encode_text(text(1, 3)))
+        poison = asyncio.create_task(encoder.encode_text(text(POISON, 3)))
+        await inner.busy.wait()
+        gone.cancel()
+        await asyncio.wait({gone})
+        inner.gate.set()
+        with pytest.raises(ModelOutputInvalid):
+            await poison
+    assert [batch[:, 0].tolist() for batch in inner.batches] == [[1, POISON], [POISON]]

@@ -91,6 +91,9 @@ async def test_many_rows_are_cut_to_what_triton_takes_and_come_back_in_order() -
         (UNAVAILABLE, "Socket closed", EncoderUnavailable),
         (grpc.StatusCode.NOT_FOUND, "Request for unknown model", EncoderUnavailable),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", DeadlineExceeded),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests", Overloaded),
+        (grpc.StatusCode.UNAUTHENTICATED, "no token", EncoderUnavailable),
+        (UNAVAILABLE, "", EncoderUnavailable),
         (grpc.StatusCode.INVALID_ARGUMENT, "unexpected shape for input", ModelOutputInvalid),
         (grpc.StatusCode.INTERNAL, "onnx runtime error 6: out of memory", ModelOutputInvalid),
     ],
@@ -277,13 +280,24 @@ async def test_triton_may_come_later_and_go_and_come_back() -> None:
 
 
 async def until_healthy(encoder: TritonEncoder) -> None:
-    """Asks as the server does, within the 2 s in which it must have noticed."""
+    """Asks until it works, for the 2 s in which a server must have noticed."""
     async with asyncio.timeout(2):
         while True:
             try:
                 return await encoder.health()
             except EncoderUnavailable:
                 await asyncio.sleep(0.05)
+
+
+async def until_sick(encoder: TritonEncoder) -> str:
+    """Asks until it does not; returns why."""
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                await encoder.health()
+            except EncoderUnavailable as error:
+                return error.message
+            await asyncio.sleep(0.02)
 
 
 async def test_a_model_that_hangs_is_found_out_and_found_again() -> None:
@@ -294,15 +308,24 @@ async def test_a_model_that_hangs_is_found_out_and_found_again() -> None:
         await encoder.health()  # nobody has asked anything yet
         with pytest.raises(DeadlineExceeded):
             await encoder.encode_image(images(1))
-        with pytest.raises(EncoderUnavailable, match="clip_vision has not answered"):
-            await encoder.health()
+        assert "clip_vision has not answered" in await until_sick(encoder)
         asked = len(triton.requests)
         with pytest.raises(EncoderUnavailable):
             await encoder.encode_image(images(1))  # at once
         assert len(triton.requests) == asked
         triton.infer = triton.first_axis
-        await encoder.health()
+        await until_healthy(encoder)
         await encoder.encode_image(images(1))
+
+
+async def test_a_text_model_that_hangs_is_asked_for_a_shape_that_is_warm() -> None:
+    triton = ScriptedTriton()
+    triton.infer = triton.never
+    async with connected(triton, timeout_s=0.2) as encoder:
+        with pytest.raises(DeadlineExceeded):
+            await encoder.encode_text(texts(1, 20))
+        await until_sick(encoder)
+    assert {tensor_of(request).shape for request in triton.requests[1:]} == {(1, 8)}
 
 
 async def test_a_full_queue_does_not_hide_that_nothing_comes_out_of_it() -> None:
@@ -314,8 +337,7 @@ async def test_a_full_queue_does_not_hide_that_nothing_comes_out_of_it() -> None
         triton.infer = triton.failing(UNAVAILABLE, "Exceeds maximum queue size")
         with pytest.raises(Overloaded):
             await encoder.encode_image(images(1))
-        with pytest.raises(EncoderUnavailable, match="has not answered"):
-            await encoder.health()
+        assert "has not answered" in await until_sick(encoder)
 
 
 async def test_one_request_that_was_too_slow_is_no_hang() -> None:
@@ -326,9 +348,58 @@ async def test_one_request_that_was_too_slow_is_no_hang() -> None:
             await encoder.encode_image(images(1))
         triton.infer = triton.first_axis
         await encoder.health()
-        assert len(triton.requests) == 2  # it was tried
+        for _ in range(2):
+            await triton.arrived.acquire()  # the second is the try
         await encoder.health()
-        assert len(triton.requests) == 2
+        await encoder.encode_image(images(1))
+
+
+async def test_a_slow_model_whose_caller_gave_up_is_no_hang() -> None:
+    triton = ScriptedTriton()
+
+    async def slow(request: Any, context: Any) -> Any:
+        await asyncio.sleep(0.4)
+        return await triton.first_axis(request, context)
+
+    triton.infer = slow
+    async with connected(triton, timeout_s=1) as encoder:
+        with call_ends_in(0.1), pytest.raises(DeadlineExceeded):
+            await encoder.encode_image(images(1))
+        async with asyncio.timeout(10):
+            while len(triton.requests) < 2:  # until it was tried
+                await encoder.health()
+                await asyncio.sleep(0.05)
+        for _ in range(20):
+            await encoder.health()
+            await asyncio.sleep(0.05)
+        await encoder.encode_image(images(1))
+
+
+async def test_a_model_that_fails_the_try_is_no_hang() -> None:
+    triton = ScriptedTriton()
+    triton.infer = triton.never
+    async with connected(triton, timeout_s=0.2) as encoder:
+        with pytest.raises(DeadlineExceeded):
+            await encoder.encode_image(images(1))
+        triton.infer = triton.failing(grpc.StatusCode.INTERNAL, "a secret path")
+        await encoder.health()
+        for _ in range(2):
+            await triton.arrived.acquire()
+        await encoder.health()
+
+
+async def test_a_triton_too_busy_to_say_what_it_is_is_not_taken_out() -> None:
+    triton = ScriptedTriton()
+    async with connected(triton) as encoder:
+        await encoder.health()
+        triton.metadata_gate.clear()
+        check = asyncio.create_task(encoder.health())
+        await asyncio.sleep(0)
+        while not check.done():
+            await encoder.encode_image(images(1))
+        await check
+        with pytest.raises(EncoderUnavailable, match="does not answer"):
+            await encoder.health()  # nor does anything else
 
 
 async def test_a_certificate_file_encrypts_the_connection(tmp_path: Path) -> None:
@@ -348,7 +419,10 @@ async def test_a_certificate_file_encrypts_the_connection(tmp_path: Path) -> Non
                 await plain.encode_image(images(1))
 
 
-async def test_a_certificate_file_that_cannot_be_read_ends_the_start(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match=r"triton\.ca_file"):
-        async with TritonEncoder(CARD, address="127.0.0.1:1", timeout_s=5, ca_file=tmp_path):
-            pass
+async def test_a_file_of_no_certificates_ends_the_start(tmp_path: Path) -> None:
+    garbage = tmp_path / "ca.pem"
+    garbage.write_bytes(b"\xff no certificate")
+    for file in (tmp_path, garbage):
+        with pytest.raises(StartupError, match=r"triton\.ca_file"):
+            async with TritonEncoder(CARD, address="127.0.0.1:1", timeout_s=5, ca_file=file):
+                pass
