@@ -153,6 +153,7 @@ async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelF
                 threads=settings.encoder.threads,
                 device=settings.encoder.device,
                 gpu_memory_bytes=settings.encoder.gpu_memory_mib * 2**20,
+                max_batch=settings.encoder.max_batch,
                 engine_cache_dir=settings.data_dir / "tensorrt",
             )
         )

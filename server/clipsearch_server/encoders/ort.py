@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,8 +35,8 @@ class OnnxEncoder:
 
     ``device`` says where: "auto" is the best provider of TensorRT, CUDA and CPU that this machine
     and the installed package have. On a GPU each tower takes ``gpu_memory_bytes`` at most;
-    TensorRT's engines are kept in ``engine_cache_dir``. Entering raises StartupError if a file is
-    not this model's, or the device is none that there is.
+    TensorRT's engines are kept in ``engine_cache_dir``, and are made for ``max_batch`` rows.
+    Entering raises StartupError if a file is not this model's, or the device is not there.
     """
 
     def __init__(
@@ -45,12 +46,15 @@ class OnnxEncoder:
         threads: int = 0,
         device: Device = "auto",
         gpu_memory_bytes: int = 2**32,
+        max_batch: int = 16,
         engine_cache_dir: Path = Path("tensorrt"),
     ) -> None:
         self._model = model
         self._threads = threads or os.cpu_count() or 1
         self._device: Device = device
-        self._providers = choose_providers(
+        self._max_batch = max_batch
+        self._providers = partial(
+            choose_providers,
             device,
             ort.get_available_providers(),
             gpu_memory_bytes=gpu_memory_bytes,
@@ -63,16 +67,39 @@ class OnnxEncoder:
 
     async def __aenter__(self) -> Self:
         card = self._model.card
-        size = card.image_size_px
+        batch, tokens, size = self._max_batch, card.max_tokens, card.image_size_px
         async with AsyncExitStack() as stack:
             text = _Tower("text", "input_ids", "text_embeds", card.embedding_dim)
             stack.push_async_callback(text.close)
             vision = _Tower("vision", "pixel_values", "image_embeds", card.embedding_dim)
             stack.push_async_callback(vision.close)
-            how = (card.fingerprint, self._threads, self._providers)
             await asyncio.gather(
-                text.load(self._model.text_path, np.zeros((1, 8), np.int64), *how),
-                vision.load(self._model.vision_path, np.zeros((1, 3, size, size), np.uint8), *how),
+                text.load(
+                    self._model.text_path,
+                    card.fingerprint,
+                    self._threads,
+                    self._providers(
+                        shapes=(
+                            "input_ids:1x1",
+                            f"input_ids:{batch}x16",
+                            f"input_ids:{batch}x{tokens}",
+                        )
+                    ),
+                    example=np.zeros((1, 8), np.int64),
+                ),
+                vision.load(
+                    self._model.vision_path,
+                    card.fingerprint,
+                    self._threads,
+                    self._providers(
+                        shapes=(
+                            f"pixel_values:1x3x{size}x{size}",
+                            f"pixel_values:{batch}x3x{size}x{size}",
+                            f"pixel_values:{batch}x3x{size}x{size}",
+                        )
+                    ),
+                    example=np.zeros((1, 3, size, size), np.uint8),
+                ),
             )
             for tower in (text, vision):
                 if not is_served(self._device, tower.provider):
@@ -138,10 +165,11 @@ class _Tower:
     async def load(
         self,
         file: Path,
-        example: NDArray[Any],
         fingerprint: str,
         threads: int,
         providers: Sequence[Provider],
+        *,
+        example: NDArray[Any],
     ) -> None:
         """Loads the tower and runs it once, so that the first caller does not pay for it.
 
@@ -168,14 +196,7 @@ class _Tower:
         # Spinning threads would take the cores that decoding and the index need between two
         # batches.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if providers[0][0] != CPU:
-            ort.preload_dlls()  # the CUDA libraries that pip installed
-        try:
-            session = ort.InferenceSession(
-                str(file), sess_options=options, providers=list(providers)
-            )
-        except Exception as error:  # onnxruntime raises a type of its own for each failure
-            raise StartupError(f"{file}: ONNX Runtime does not load it: {error}") from error
+        session = _session(file, options, providers)
         metadata = session.get_modelmeta().custom_metadata_map
         if metadata.get("clipsearch.fingerprint") != fingerprint:
             raise StartupError(
@@ -190,3 +211,26 @@ class _Tower:
             # The shapes were checked on the way here, so this is the model's failure.
             raise ModelOutputInvalid(f"the {self._name} encoder failed: {error}") from error
         return check_embeddings(np.asarray(output), rows=len(values), dim=self._dim)
+
+
+def _session(file: Path, options: Any, providers: Sequence[Provider]) -> Any:
+    """Opens a model with the first of the providers that can; what that one cannot run goes to
+    those after it. Raises StartupError if none can."""
+    best, engine_options = providers[0]
+    if best != CPU:
+        ort.preload_dlls()  # the CUDA libraries that pip installed
+    if cache := engine_options.get("trt_engine_cache_path"):
+        Path(cache).mkdir(parents=True, exist_ok=True)
+    try:
+        return ort.InferenceSession(
+            str(file),
+            sess_options=options,
+            providers=list(providers),
+            # ONNX Runtime's own fallback forgets the options, and with them the memory's bound.
+            enable_fallback=0,
+        )
+    except Exception as error:  # onnxruntime raises a type of its own for each failure
+        if best == CPU:
+            raise StartupError(f"{file}: ONNX Runtime does not load it: {error}") from error
+        logger.warning("encoder provider %s cannot be used: %s", best, error)
+        return _session(file, options, providers[1:])

@@ -25,13 +25,17 @@ def choose_providers(
     gpu_memory_bytes: int,
     half_precision: bool,
     engine_cache_dir: Path,
+    shapes: tuple[str, str, str],
 ) -> list[Provider]:
     """Returns the providers to ask ONNX Runtime for, best first, with their options.
 
     ``available`` is what this build of ONNX Runtime brings; whether its libraries load shows when a
     session is made. ``half_precision`` lets TensorRT compute in float16: only for a model that does
-    so itself, since its embeddings must not depend on where it runs.
+    so itself, since its embeddings must not depend on where it runs. ``shapes`` are the smallest,
+    the usual and the largest of the input, as in "input_ids:1x8": TensorRT builds one engine for
+    them, and builds it anew for what is beyond.
     """
+    smallest, usual, largest = shapes
     options: dict[str, dict[str, str]] = {
         # https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
         CUDA: {
@@ -50,6 +54,9 @@ def choose_providers(
             "trt_engine_cache_path": str(engine_cache_dir),
             "trt_timing_cache_enable": "True",
             "trt_timing_cache_path": str(engine_cache_dir),
+            "trt_profile_min_shapes": smallest,
+            "trt_profile_opt_shapes": usual,
+            "trt_profile_max_shapes": largest,
         },
         CPU: {},
     }

@@ -23,6 +23,7 @@ def chosen(device: Device, available: list[str], **changes: Any) -> dict[str, di
         "gpu_memory_bytes": 2**31,
         "half_precision": False,
         "engine_cache_dir": Path("/cache"),
+        "shapes": ("input_ids:1x1", "input_ids:16x16", "input_ids:16x77"),
     }
     return dict(choose_providers(device, available, **(options | changes)))
 
@@ -49,6 +50,7 @@ def test_a_gpus_memory_is_bounded() -> None:
     assert options[CUDA]["gpu_mem_limit"] == str(2**31)
     assert options[CUDA]["arena_extend_strategy"] == "kSameAsRequested"
     assert options[TENSORRT]["trt_max_workspace_size"] == str(2**31)
+    assert options[TENSORRT]["trt_profile_max_shapes"] == "input_ids:16x77"
 
 
 @pytest.mark.parametrize("half", [True, False])
