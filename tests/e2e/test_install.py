@@ -44,3 +44,20 @@ def test_the_command_says_what_it_needs(python: Path) -> None:
     done = subprocess.run([str(command)], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "pip install 'clipsearch[cli]'" in done.stderr
+
+
+@pytest.mark.timeout(300)
+def test_the_server_alone_installs_without_our_constraints(python: Path, tmp_path: Path) -> None:
+    """Its requirements alone lead pip to versions that go together, and soon: two minutes are
+    several times what it takes here, and a search through old versions takes longer."""
+    command = [str(python), "-m", "pip", "install", "--quiet", str(ROOT / "client")]
+    subprocess.run([*command, str(ROOT / "server")], check=True, timeout=120)
+    server = subprocess.run(
+        [str(python.parent / "clipsearch-server"), "--data-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert server.returncode == 1
+    assert "install clipsearch-server[cpu]" in server.stderr
+    assert "Traceback" not in server.stderr
