@@ -21,10 +21,12 @@ def main(home: str, models: str) -> int:
         with TritonProcess(Path(home), Path(models), port=PORT) as triton:
             sys.stdout.write(
                 f"Triton serves {models} at {triton.address}; Ctrl-C stops it. In another terminal:"
-                f"\n  .venv/bin/clipsearch-server --encoder-backend triton --model-dir {models}\n"
+                f"\n  .venv/bin/clipsearch-server --encoder-backend triton --model-dir {models} "
+                "--data-dir data/demo\n"
             )
             sys.stdout.flush()
-            triton.process.wait()
+            code = triton.process.wait()
+            sys.stderr.write(f"Triton ended with {code}; it said last:\n{triton.log[-2000:]}")
     except KeyboardInterrupt:
         return 0
     except StartupError as error:

@@ -68,9 +68,11 @@ async def _serve(settings: Settings) -> None:
         gc.collect()
         gc.freeze()
         logger.info(
-            "serving address=%s model_dir=%s data_dir=%s",
+            "serving address=%s model_dir=%s encoder=%s index=%s data_dir=%s",
             app.address,
             settings.model_dir,
+            settings.encoder.backend,
+            settings.index.backend,
             settings.data_dir,
         )
         await stopping.wait()

@@ -164,5 +164,7 @@ def _explain(
     if problem["type"] == "extra_forbidden":
         return f"{origin}: there is no such setting; clipsearch-server --help lists them"
     secrets = {leaf for leaf, field in _leaves(Settings) if field.annotation is SecretStr}
-    shown = "***" if path[:2] in secrets else repr(problem["input"])
+    # A URL that is wrong may be so for the password in it.
+    may_hold_one = path[:2] in secrets or path[-1:] == ("url",)
+    shown = "***" if may_hold_one else repr(problem["input"])
     return f"{origin}={shown}: {problem['msg']}"

@@ -100,7 +100,7 @@ def _explained(file: Path) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
             raise
-        message = "dump and load need pyarrow; install it with: pip install 'clipsearch[parquet]'"
+        message = "dump and load need pyarrow; install it with: pip install pyarrow"
         show_error(message)
         raise typer.Exit(ExitCode.USAGE) from error
     except OSError as error:

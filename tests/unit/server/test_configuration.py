@@ -117,6 +117,13 @@ def test_a_secret_is_never_shown(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "hush" not in shown
 
 
+@pytest.mark.parametrize("url", ["http://user:hush-hush@h:6334", "http://h:6334?api_key=hush-hush"])
+def test_a_secret_in_a_url_is_not_shown_either(url: str) -> None:
+    with pytest.raises(StartupError, match="--qdrant-url") as caught:
+        load_settings(["--qdrant-url", url], {})
+    assert "hush" not in caught.value.message
+
+
 def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
     assert load_settings([], {}).qdrant.ca_file is None
     file = tmp_path / "ca.pem"
