@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from clipsearch_server.certificates import read_root_certificates
 from clipsearch_server.deadline import remaining_s
 from clipsearch_server.encoders.batching import pad_to_bucket
 from clipsearch_server.encoders.output import check_embeddings
@@ -30,7 +30,6 @@ from clipsearch_server.errors import (
     EncoderUnavailable,
     ModelOutputInvalid,
     Overloaded,
-    StartupError,
 )
 from clipsearch_server.model import ModelCard
 from clipsearch_server.ports import Embeddings, Pixels, TokenIds
@@ -97,7 +96,11 @@ class TritonEncoder:
     async def __aenter__(self) -> Self:
         credentials = None
         if self._tls or self._ca_file:
-            roots = await asyncio.to_thread(_certificates, self._ca_file) if self._ca_file else None
+            roots = None
+            if self._ca_file:
+                roots = await asyncio.to_thread(
+                    read_root_certificates, self._ca_file, "triton.ca_file"
+                )
             credentials = grpc.ssl_channel_credentials(root_certificates=roots)
         self._client: Any = InferenceServerClient(
             self._address, creds=credentials, channel_args=_CHANNEL_OPTIONS
@@ -249,20 +252,6 @@ class _Tower:
             self._hangs = self._silent_since is not None
         except ClipsearchError:
             pass  # it answers, if not well, or is away, which the check says
-
-
-def _certificates(file: Path) -> bytes:
-    """Reads root certificates. gRPC would take anything, and only never connect."""
-    try:
-        content = file.read_bytes()
-        ssl.create_default_context(cadata=content.decode("ascii"))
-    except OSError as error:
-        raise StartupError(
-            f"{file}: {error.strerror or error}; triton.ca_file names root certificates"
-        ) from error
-    except ValueError as error:
-        raise StartupError(f"{file}: is no PEM file; triton.ca_file names one") from error
-    return content
 
 
 def _failure(error: InferenceServerException, name: str, timeout_s: float) -> ClipsearchError:

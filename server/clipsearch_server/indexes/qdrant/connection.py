@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from qdrant_client import AsyncQdrantClient
 
-from clipsearch_server.errors import StartupError
+from clipsearch_server.certificates import read_root_certificates
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class QdrantServer:
         """Returns a client whose calls take at most timeout_s, rounded up to a second; nothing is
         sent before the first.
 
-        Reads files, so call it from a thread. Raises StartupError if ca_file cannot be read.
+        Reads files, so call it from a thread. Raises StartupError if ca_file cannot be used.
         """
         tls = urlsplit(self.url).scheme == "https"
         if self.api_key and not tls:
@@ -96,12 +96,7 @@ class QdrantServer:
     def _root_certificates(self) -> dict[str, bytes]:
         if self.ca_file is None:
             return {}
-        try:
-            return {"root_certificates": self.ca_file.read_bytes()}
-        except OSError as error:
-            raise StartupError(
-                f"{self.ca_file}: {error.strerror}; qdrant.ca_file names root certificates"
-            ) from error
+        return {"root_certificates": read_root_certificates(self.ca_file, "qdrant.ca_file")}
 
 
 def _proxy_options(host: str) -> dict[str, int]:
