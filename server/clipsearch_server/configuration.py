@@ -163,8 +163,8 @@ def _explain(
     origin = origins.get(path, f"{config}: {'.'.join(path)}")
     if problem["type"] == "extra_forbidden":
         return f"{origin}: there is no such setting; clipsearch-server --help lists them"
-    secrets = {leaf for leaf, field in _leaves(Settings) if field.annotation is SecretStr}
-    # A URL that is wrong may be so for the password in it.
-    may_hold_one = path[:2] in secrets or path[-1:] == ("url",)
-    shown = "***" if may_hold_one else repr(problem["input"])
+    secrets = {
+        leaf for leaf, field in _leaves(Settings) if field.annotation is SecretStr or not field.repr
+    }
+    shown = "***" if path[:2] in secrets else repr(problem["input"])
     return f"{origin}={shown}: {problem['msg']}"

@@ -179,6 +179,7 @@ class QdrantSettings(Group):
 
     url: Annotated[str, AfterValidator(_grpc_url)] = Field(
         default="http://127.0.0.1:6334",
+        repr=False,  # one that is refused may be so for the password in it
         description="http://host:port of its gRPC interface, https:// for TLS",
     )
     api_key: Annotated[SecretStr, AfterValidator(_header_value)] = Field(
