@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("torch", reason="the exporter needs torch")
 
+import numpy as np
 import torch
 from google.protobuf import text_format
 from transformers import CLIPConfig, CLIPModel
@@ -90,6 +91,19 @@ def test_every_shape_that_is_sent_is_warmed_up(laion_export: Path) -> None:
     images = read(laion_export, VISION_MODEL).model_warmup
     assert {warmup.batch_size for warmup in images} == {1, 64}
     assert all(list(w.inputs["pixel_values"].dims) == [3, 24, 24] for w in images)
+
+
+@pytest.mark.parametrize("length", range(1, 78))
+def test_what_the_server_sends_is_what_is_warmed_up(length: int) -> None:
+    batching = pytest.importorskip(
+        "clipsearch_server.encoders.batching", reason="needs clipsearch-server"
+    )
+    sent = batching.pad_to_bucket(np.zeros((1, length), np.int64), 0, 77)
+    warm = {
+        tuple(warmup.inputs["input_ids"].dims)
+        for warmup in read(ROOT / "triton_models", TEXT_MODEL).model_warmup
+    }
+    assert sent.shape[1:] in warm
 
 
 def test_the_python_backend_gets_its_code(openai_checkpoint: Path, tmp_path: Path) -> None:

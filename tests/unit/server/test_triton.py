@@ -279,6 +279,16 @@ async def test_triton_may_come_later_and_go_and_come_back() -> None:
                 await encoder.encode_image(images(1))
 
 
+@asynccontextmanager
+async def silent(triton: ScriptedTriton) -> AsyncIterator[TritonEncoder]:
+    """An encoder whose first image was not answered for as long as it may take."""
+    triton.infer = triton.never
+    async with connected(triton, timeout_s=0.2) as encoder:
+        with pytest.raises(DeadlineExceeded):
+            await encoder.encode_image(images(1))
+        yield encoder
+
+
 async def until_healthy(encoder: TritonEncoder) -> None:
     """Asks until it works, for the 2 s in which a server must have noticed."""
     async with asyncio.timeout(2):
@@ -330,10 +340,7 @@ async def test_a_text_model_that_hangs_is_asked_for_a_shape_that_is_warm() -> No
 
 async def test_a_full_queue_does_not_hide_that_nothing_comes_out_of_it() -> None:
     triton = ScriptedTriton()
-    triton.infer = triton.never
-    async with connected(triton, timeout_s=0.2) as encoder:
-        with pytest.raises(DeadlineExceeded):
-            await encoder.encode_image(images(1))
+    async with silent(triton) as encoder:
         triton.infer = triton.failing(UNAVAILABLE, "Exceeds maximum queue size")
         with pytest.raises(Overloaded):
             await encoder.encode_image(images(1))
@@ -342,10 +349,7 @@ async def test_a_full_queue_does_not_hide_that_nothing_comes_out_of_it() -> None
 
 async def test_one_request_that_was_too_slow_is_no_hang() -> None:
     triton = ScriptedTriton()
-    triton.infer = triton.never
-    async with connected(triton, timeout_s=0.2) as encoder:
-        with pytest.raises(DeadlineExceeded):
-            await encoder.encode_image(images(1))
+    async with silent(triton) as encoder:
         triton.infer = triton.first_axis
         await encoder.health()
         for _ in range(2):
@@ -377,10 +381,7 @@ async def test_a_slow_model_whose_caller_gave_up_is_no_hang() -> None:
 
 async def test_a_model_that_fails_the_try_is_no_hang() -> None:
     triton = ScriptedTriton()
-    triton.infer = triton.never
-    async with connected(triton, timeout_s=0.2) as encoder:
-        with pytest.raises(DeadlineExceeded):
-            await encoder.encode_image(images(1))
+    async with silent(triton) as encoder:
         triton.infer = triton.failing(grpc.StatusCode.INTERNAL, "a secret path")
         await encoder.health()
         for _ in range(2):
