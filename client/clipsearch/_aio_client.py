@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import suppress
 from os import PathLike
 from types import TracebackType
 from typing import Self, TypeAlias, TypeVar, cast
+from uuid import uuid4
 
 import grpc
 from google.protobuf.message import Message
@@ -97,11 +98,21 @@ class AsyncSearchClient:
         uri: str = "",
         metadata: Metadata | None = None,
         collection: str = "",
+        fetch_headers: Mapping[str, str] | None = None,
+        request_id: str = "",
         timeout_s: float | None = None,
     ) -> AddedImage:
         """Adds an image; as ``SearchClient.add_image``."""
         request = _convert.add_request(
-            url=url, content=content, id=id, uri=uri, metadata=metadata, collection=collection
+            url=url,
+            content=content,
+            id=id,
+            uri=uri,
+            metadata=metadata,
+            collection=collection,
+            fetch_headers=fetch_headers,
+            # The same in each attempt, so that the last one tells what the first one did.
+            request_id=request_id or str(uuid4()),
         )
         response, _ = await self._call(self._stub.AddImage, request, timeout_s)
         return _convert.added_image(response)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from os import PathLike
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Self, TypeVar
+from uuid import uuid4
 
 import grpc
 from google.protobuf.message import Message
@@ -99,6 +100,8 @@ class SearchClient:
         uri: str = "",
         metadata: Metadata | None = None,
         collection: str = "",
+        fetch_headers: Mapping[str, str] | None = None,
+        request_id: str = "",
         timeout_s: float | None = None,
     ) -> AddedImage:
         """Adds an image, by a URL that the server fetches or by its encoded content.
@@ -106,13 +109,23 @@ class SearchClient:
         When this returns, the image will be found, and no crash of the server loses it. Adding it
         again changes nothing: without ``id`` (a UUID), the id is derived from the URL or the
         content. ``uri`` says where the picture can be seen, ``metadata`` is anything that JSON can
-        hold.
+        hold, ``fetch_headers`` what the server sends to the URL's host, such as ``Authorization``.
+        A program that may have to repeat a call, after a restart of its own for example, gives a
+        ``request_id`` (a UUID): the repetition gets the first call's answer.
 
         Raises InvalidRequestError, InvalidImageError or SourceError if the image cannot be had or
         is none, and TypeError unless exactly one of ``url`` and ``content`` is given.
         """
         request = _convert.add_request(
-            url=url, content=content, id=id, uri=uri, metadata=metadata, collection=collection
+            url=url,
+            content=content,
+            id=id,
+            uri=uri,
+            metadata=metadata,
+            collection=collection,
+            fetch_headers=fetch_headers,
+            # The same in each attempt, so that the last one tells what the first one did.
+            request_id=request_id or str(uuid4()),
         )
         response, _ = self._call(self._stub.AddImage, request, timeout_s)
         return _convert.added_image(response)

@@ -51,12 +51,16 @@ def add_request(
     uri: str,
     metadata: Metadata | None,
     collection: str,
+    fetch_headers: Mapping[str, str] | None,
+    request_id: str,
 ) -> pb.AddImageRequest:
     """Raises TypeError unless exactly one of url and content is given, ValueError if the metadata
     holds what JSON cannot."""
     if (url is None) == (content is None):
         raise TypeError("give either url or content")
-    request = pb.AddImageRequest(id=id, uri=uri, collection=collection)
+    request = pb.AddImageRequest(
+        id=id, uri=uri, collection=collection, fetch_headers=fetch_headers, request_id=request_id
+    )
     if url is not None:
         request.url = url
     if content is not None:
@@ -77,13 +81,17 @@ def add_item_request(item: AddItem, collection: str) -> pb.AddImagesRequest:
             uri=item.uri,
             metadata=item.metadata,
             collection=collection,
+            fetch_headers=item.fetch_headers,
+            request_id="",
         ),
     )
 
 
 def added_image(message: pb.AddImageResponse) -> AddedImage:
     outcome = _OUTCOMES.get(message.outcome, AddOutcome.UNSPECIFIED)
-    return AddedImage(image=image(message.image), outcome=outcome)
+    return AddedImage(
+        image=image(message.image), outcome=outcome, duplicate_of=message.duplicate_of
+    )
 
 
 def add_result(message: pb.AddImagesResponse) -> AddResult:
@@ -127,6 +135,7 @@ def image(message: pb.Image) -> Image:
         size_bytes=message.size_bytes,
         create_time=message.create_time.ToDatetime(UTC),
         update_time=message.update_time.ToDatetime(UTC),
+        duplicate_of=message.duplicate_of,
     )
 
 
@@ -220,6 +229,7 @@ def _image_message(image: Image) -> pb.Image:
         width_px=image.width_px,
         height_px=image.height_px,
         size_bytes=image.size_bytes,
+        duplicate_of=image.duplicate_of,
     )
     if image.metadata:
         _fill(message.metadata, image.metadata)

@@ -22,7 +22,7 @@ class AddOutcome(StrEnum):
     ADDED = "added"  # the image is new
     UNCHANGED = "unchanged"  # it was there already, with the same uri and metadata
     REPLACED = "replaced"  # the id was there already; content, uri or metadata is new
-    DUPLICATE = "duplicate"  # the same content is stored under another id: nothing was stored
+    DUPLICATE = "duplicate"  # the id is new, and the same content is stored under another one
     UNSPECIFIED = "unspecified"  # the server is newer and answers what this client does not know
 
 
@@ -41,6 +41,7 @@ class Image:
     size_bytes: int  # of the encoded image
     create_time: datetime  # aware, UTC
     update_time: datetime  # when the image, its uri or its metadata last changed; aware, UTC
+    duplicate_of: str = ""  # the id of the image it was a linked copy of when it was stored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +57,9 @@ class EmbeddedImage:
 class AddedImage:
     """An image that was added, or was there already."""
 
-    image: Image
+    image: Image  # of a duplicate that the server refused: the image that is stored already
     outcome: AddOutcome
+    duplicate_of: str = ""  # of a duplicate: the id of the image that has the same content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,7 @@ class AddItem:
     id: str = ""
     uri: str = ""
     metadata: Metadata = field(default_factory=dict, hash=False)
+    fetch_headers: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,8 +37,9 @@ class _AddOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AddOutcome
     ADD_OUTCOME_REPLACED: _AddOutcome.ValueType  # 3
     """The id was there already; its content, uri or metadata is new."""
     ADD_OUTCOME_DUPLICATE: _AddOutcome.ValueType  # 4
-    """The request named no id, and the same content is stored under another one: nothing was stored, and
-    the image returned is the one that was there.
+    """The id is new, and the same content is stored under another one. Depending on the server's settings,
+    nothing was stored and the image returned is the one that was there, or the image was stored and
+    names the other one.
     """
 
 class AddOutcome(_AddOutcome, metaclass=_AddOutcomeEnumTypeWrapper):
@@ -53,8 +54,9 @@ ADD_OUTCOME_UNCHANGED: AddOutcome.ValueType  # 2
 ADD_OUTCOME_REPLACED: AddOutcome.ValueType  # 3
 """The id was there already; its content, uri or metadata is new."""
 ADD_OUTCOME_DUPLICATE: AddOutcome.ValueType  # 4
-"""The request named no id, and the same content is stored under another one: nothing was stored, and
-the image returned is the one that was there.
+"""The id is new, and the same content is stored under another one. Depending on the server's settings,
+nothing was stored and the image returned is the one that was there, or the image was stored and
+names the other one.
 """
 Global___AddOutcome: _TypeAlias = AddOutcome  # noqa: Y015
 
@@ -75,6 +77,7 @@ class Image(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    DUPLICATE_OF_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id: a UUID in lower case with hyphens."""
     url: _builtins.str
@@ -91,6 +94,10 @@ class Image(_message.Message):
     """The height in pixels, after turning the image upright by its EXIF orientation."""
     size_bytes: _builtins.int
     """The size of the encoded image in bytes."""
+    duplicate_of: _builtins.str
+    """The id of the image that had the same content when this one was stored, if the server links
+    duplicates; that image may be gone since. Empty for any other image.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """What the caller stored with the image. Unset if nothing was given."""
@@ -117,10 +124,11 @@ class Image(_message.Message):
         size_bytes: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        duplicate_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "metadata", b"metadata", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "height_px", b"height_px", "id", b"id", "media_type", b"media_type", "metadata", b"metadata", "sha256", b"sha256", "size_bytes", b"size_bytes", "update_time", b"update_time", "uri", b"uri", "url", b"url", "width_px", b"width_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "duplicate_of", b"duplicate_of", "height_px", b"height_px", "id", b"id", "media_type", b"media_type", "metadata", b"metadata", "sha256", b"sha256", "size_bytes", b"size_bytes", "update_time", b"update_time", "uri", b"uri", "url", b"url", "width_px", b"width_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -132,12 +140,34 @@ class AddImageRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FetchHeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     URL_FIELD_NUMBER: _builtins.int
     CONTENT_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     URI_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
+    FETCH_HEADERS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """An http or https URL, which the server fetches; at most 2,048 bytes of printable ASCII. Returns
     INVALID_ARGUMENT if the URL is malformed or its address is not allowed, and FAILED_PRECONDITION
@@ -160,9 +190,23 @@ class AddImageRequest(_message.Message):
     """The collection to add to. Default: the server's default collection. Returns NOT_FOUND if there is no
     such collection.
     """
+    request_id: _builtins.str
+    """A UUID that names this request, so that it can be repeated safely (AIP-155): for some time, a
+    repetition gets the response of the first one that succeeded. Returns INVALID_ARGUMENT if it is not a
+    UUID, or was the name of another request. Default: none; a repetition then tells what it finds.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """Anything to be stored with the image and returned with it, at most 16 KiB as JSON and 16 levels deep."""
+
+    @_builtins.property
+    def fetch_headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """HTTP headers to send when the url is fetched, for stores that are not public, for example
+        `Authorization`: at most 16, of 8 KiB together. They are neither stored nor logged, and not sent on
+        when the URL redirects to another scheme, host or port. Returns INVALID_ARGUMENT if one is malformed,
+        is for the server itself to set (`Host`, `Accept-Encoding` and the like), or if the source is not a
+        url.
+        """
 
     def __init__(
         self,
@@ -173,10 +217,12 @@ class AddImageRequest(_message.Message):
         uri: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
         collection: _builtins.str = ...,
+        fetch_headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "metadata", b"metadata", "source", b"source", "url", b"url"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "content", b"content", "id", b"id", "metadata", b"metadata", "source", b"source", "uri", b"uri", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "content", b"content", "fetch_headers", b"fetch_headers", "id", b"id", "metadata", b"metadata", "request_id", b"request_id", "source", b"source", "uri", b"uri", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["url", "content"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -192,21 +238,25 @@ class AddImageResponse(_message.Message):
 
     IMAGE_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
+    DUPLICATE_OF_FIELD_NUMBER: _builtins.int
     outcome: Global___AddOutcome.ValueType
     """What adding it changed."""
+    duplicate_of: _builtins.str
+    """The id of the image that has the same content. Set if the outcome is ADD_OUTCOME_DUPLICATE."""
     @_builtins.property
     def image(self) -> Global___Image:
-        """The image as stored."""
+        """The image as stored. Of a duplicate that was refused: the image that is stored already."""
 
     def __init__(
         self,
         *,
         image: Global___Image | None = ...,
         outcome: Global___AddOutcome.ValueType = ...,
+        duplicate_of: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "outcome", b"outcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate_of", b"duplicate_of", "image", b"image", "outcome", b"outcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

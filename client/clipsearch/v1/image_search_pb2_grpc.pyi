@@ -47,7 +47,8 @@ class ImageSearchServiceStub:
 
     Idempotent: without an id, the id is derived from the source, so that adding one URL or one
     content twice stores it once. When the method returns OK, the image will be found, and a crash of
-    the server does not lose it.
+    the server does not lose it. Content that is stored under another id already is a duplicate; the
+    server's settings say whether it is refused, linked to that image, or stored like any other.
     Returns INVALID_ARGUMENT if the source is missing, is not an image, or may not be fetched, and
     FAILED_PRECONDITION if the URL's host does not deliver it.
     """
@@ -109,7 +110,8 @@ class ImageSearchServiceAsyncStub(ImageSearchServiceStub):
 
     Idempotent: without an id, the id is derived from the source, so that adding one URL or one
     content twice stores it once. When the method returns OK, the image will be found, and a crash of
-    the server does not lose it.
+    the server does not lose it. Content that is stored under another id already is a duplicate; the
+    server's settings say whether it is refused, linked to that image, or stored like any other.
     Returns INVALID_ARGUMENT if the source is missing, is not an image, or may not be fetched, and
     FAILED_PRECONDITION if the URL's host does not deliver it.
     """
@@ -174,7 +176,8 @@ class ImageSearchServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Idempotent: without an id, the id is derived from the source, so that adding one URL or one
         content twice stores it once. When the method returns OK, the image will be found, and a crash of
-        the server does not lose it.
+        the server does not lose it. Content that is stored under another id already is a duplicate; the
+        server's settings say whether it is refused, linked to that image, or stored like any other.
         Returns INVALID_ARGUMENT if the source is missing, is not an image, or may not be fetched, and
         FAILED_PRECONDITION if the URL's host does not deliver it.
         """
