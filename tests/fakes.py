@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins  # FakeIndex has a method named list
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import numpy as np
@@ -78,8 +78,10 @@ class FakeFetcher:
 
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}
+        self.headers: dict[str, Mapping[str, str]] = {}  # as they came, by URL
 
-    async def fetch(self, url: str) -> bytes:
+    async def fetch(self, url: str, headers: Mapping[str, str]) -> bytes:
+        self.headers[url] = headers
         if url not in self.bodies:
             raise SourceFailed(
                 "the host answered 404", reason="SOURCE_HTTP_STATUS", retryable=False, status="404"

@@ -9,7 +9,12 @@ NAT64 and others global.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TypeAlias
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Network: TypeAlias = IPv4Network | IPv6Network
 
 
 def _networks_v4(*networks: str) -> tuple[IPv4Network, ...]:
@@ -40,8 +45,7 @@ _SPECIAL_V4 = _networks_v4(
 )
 
 # All that IANA has allocated as global unicast. What lies outside is denied with it: loopback,
-# link-local, unique local, multicast, and most forms that embed an IPv4 address (mapped,
-# compatible, translated, NAT64).
+# link-local, unique local and multicast.
 _GLOBAL_UNICAST_V6 = IPv6Network("2000::/3")
 
 # Inside that block: the IANA IPv6 Special-Purpose Address Registry.
@@ -52,52 +56,82 @@ _SPECIAL_V6 = _networks_v6(
     "3fff::/20",  # documentation
 )
 
-# Interface identifiers that embed an IPv4 address (ISATAP, RFC 5214 section 6.1).
+# Denied whatever an operator allows: what is no host, and where clouds hand out credentials to
+# whoever asks from inside.
+_NEVER: tuple[Network, ...] = (
+    *_networks_v4("0.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "255.255.255.255/32"),
+    *_networks_v6("::/128", "fe80::/10", "ff00::/8"),
+    *_networks_v4(
+        "100.100.100.200/32",  # Alibaba Cloud
+        "168.63.129.16/32",  # Azure
+        "192.0.0.192/32",  # Oracle Cloud
+    ),
+    *_networks_v6(
+        "fd00:ec2::/32",  # AWS
+        "fd20:ce::254/128",  # Google Cloud
+        "fd00:42::42/128",  # Scaleway
+        "64:ff9b:1::/48",  # local NAT64: where it embeds the IPv4 address cannot be told
+    ),
+)
+
+# IPv6 addresses that a router may send on to an IPv4 address, which the last 32 bits are.
+_EMBEDDING_AT_THE_END = _networks_v6(
+    "::/96",  # compatible
+    "::ffff:0:0/96",  # mapped
+    "::ffff:0:0:0/96",  # translated
+    "64:ff9b::/96",  # NAT64
+)
+_TO_6TO4 = IPv6Network("2002::/16")
+_TEREDO = IPv6Network("2001::/32")
+# Interface identifiers, of any network (ISATAP, RFC 5214 section 6.1).
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
-# What a self-hosted server may be allowed on top: loopback and private networks, but no link-local
-# ones, which hold little but metadata services.
-_PRIVATE: tuple[IPv4Network | IPv6Network, ...] = (
-    *_networks_v4("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
-    *_networks_v6("::1/128", "fc00::/7"),
-)
 
-# Metadata services outside the link-local networks. They hand out credentials: denied in any mode.
-_METADATA = frozenset(
-    map(
-        ip_address,
-        (
-            "100.100.100.200",  # Alibaba Cloud
-            "168.63.129.16",  # Azure
-            "fd00:ec2::254",  # AWS
-            "fd20:ce::254",  # Google Cloud
-        ),
-    )
-)
-
-
-def is_allowed(address: str, *, allow_private: bool) -> bool:
+def is_allowed(
+    address: str, *, networks: Iterable[Network] = (), own: Container[Address] = ()
+) -> bool:
     """Returns whether the server may connect to an address.
 
-    Loopback and private networks pass only with ``allow_private``; metadata services never do, nor
-    does what is not an IP address, or one with a zone (``fe80::1%eth0``).
+    Public addresses pass, but for those of this machine's ``own`` interfaces; others only if one of
+    the ``networks`` holds them. An IPv6 address that embeds an IPv4 address, be it public, is not
+    public itself; where a network has it, the embedded one must pass too. Metadata services never
+    pass, nor does what is not an IP address, or one with a zone (``fe80::1%eth0``).
     """
     try:
         ip = ip_address(address)
     except ValueError:
         return False
-    if ip in _METADATA or getattr(ip, "scope_id", None) is not None:
+    return getattr(ip, "scope_id", None) is None and _is_allowed(ip, tuple(networks), own)
+
+
+def _is_allowed(ip: Address, networks: Sequence[Network], own: Container[Address]) -> bool:
+    if any(ip in network for network in _NEVER):
         return False
-    if allow_private and any(ip in network for network in _PRIVATE):
-        return True
+    named = any(ip in network for network in networks)
+    if embedded := _embedded(ip):
+        return named and all(_is_allowed(inner, networks, own) for inner in embedded)
+    return named or (ip not in own and _is_public(ip))
+
+
+def _is_public(ip: Address) -> bool:
     if isinstance(ip, IPv4Address):
         return not any(ip in network for network in _SPECIAL_V4)
-    return _is_public_v6(ip)
+    return ip in _GLOBAL_UNICAST_V6 and not any(ip in network for network in _SPECIAL_V6)
 
 
-def _is_public_v6(ip: IPv6Address) -> bool:
-    return (
-        ip in _GLOBAL_UNICAST_V6
-        and not any(ip in network for network in _SPECIAL_V6)
-        and int(ip) >> 32 & 0xFFFF_FFFF not in _ISATAP
-    )
+def _embedded(ip: Address) -> Sequence[IPv4Address]:
+    """Returns the IPv4 addresses that an IPv6 address may lead to."""
+    if isinstance(ip, IPv4Address) or ip.is_loopback:
+        return ()
+    bits = int(ip)
+    end = IPv4Address(bits & 0xFFFF_FFFF)
+    if (
+        any(ip in network for network in _EMBEDDING_AT_THE_END)
+        or bits >> 32 & 0xFFFF_FFFF in _ISATAP
+    ):
+        return (end,)
+    if ip in _TO_6TO4:
+        return (IPv4Address(bits >> 80 & 0xFFFF_FFFF),)
+    if ip in _TEREDO:  # the server's, and the client's, which is inverted
+        return (IPv4Address(bits >> 64 & 0xFFFF_FFFF), IPv4Address(int(end) ^ 0xFFFF_FFFF))
+    return ()

@@ -26,7 +26,7 @@ from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_t
 from clipsearch_server.encoders.batching import BatchingEncoder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import StartupError
-from clipsearch_server.fetch import HttpFetcher
+from clipsearch_server.fetch.http import HttpFetcher
 from clipsearch_server.image import decode_image
 from clipsearch_server.indexes.edge.index import EdgeIndex
 from clipsearch_server.model import ModelCard, ModelFolder, open_model_folder
@@ -83,10 +83,11 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         if settings.fetch.enabled:
             fetcher = await stack.enter_async_context(
                 HttpFetcher(
+                    settings.fetch.policy,
+                    proxy=settings.fetch.proxy,
                     timeout_s=settings.fetch.timeout_s,
                     max_bytes=settings.image.max_bytes,
                     max_redirects=settings.fetch.max_redirects,
-                    allow_private=settings.fetch.allow_private,
                     max_concurrent=settings.fetch.max_concurrent,
                     max_concurrent_per_host=settings.fetch.max_concurrent_per_host,
                 )

@@ -2,8 +2,9 @@
 
 A flag wins over an environment variable, that over the TOML file, and that over the default. The
 setting ``fetch.timeout_s`` is the flag ``--fetch-timeout-s``, the variable
-``CLIPSEARCH_FETCH_TIMEOUT_S`` and, in TOML, ``timeout_s`` in the table ``[fetch]``. This is the
-only module that reads the environment, and it reads it from an argument.
+``CLIPSEARCH_FETCH_TIMEOUT_S`` and, in TOML, ``timeout_s`` in the table ``[fetch]``. What is a list
+in TOML is a text with commas elsewhere. This is the only module that reads the environment, and it
+reads it from an argument.
 """
 
 from __future__ import annotations
@@ -122,6 +123,8 @@ def _parser(leaves: Sequence[tuple[tuple[str, ...], FieldInfo]]) -> argparse.Arg
 def _metavar(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "|".join(get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return "A,B,..."
     if annotation == FilePath | None:
         return "FILE"
     return {bool: "true|false", int: "N", float: "X", Path: "DIR", SecretStr: "KEY"}.get(
@@ -132,8 +135,10 @@ def _metavar(annotation: Any) -> str:
 def _shown(path: tuple[str, ...], default: Any) -> str:
     if path == ("model_dir",):
         return "demo"
-    if default is None or default == SecretStr(""):
+    if default in (None, "", (), SecretStr("")):
         return "none"
+    if isinstance(default, tuple):
+        return ",".join(default)
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
@@ -160,6 +165,8 @@ def _explain(
 ) -> str:
     problem = error.errors(include_url=False)[0]
     path = tuple(str(part) for part in problem["loc"])
+    if path not in origins:  # of an item of a list, the list's
+        path = next((leaf for leaf, _ in _leaves(Settings) if path[: len(leaf)] == leaf), path)
     origin = origins.get(path, f"{config}: {'.'.join(path)}")
     if problem["type"] == "extra_forbidden":
         return f"{origin}: there is no such setting; clipsearch-server --help lists them"

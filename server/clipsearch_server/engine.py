@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -53,6 +53,7 @@ class NewImage:
     id: UUID | None
     uri: str
     metadata: Metadata
+    fetch_headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the url's host
 
 
 class AddOutcome(Enum):
@@ -267,7 +268,7 @@ class SearchEngine:
                 "this server takes no URLs; send the image's content instead",
                 reason="FETCH_DISABLED",
             )
-        return await self._fetcher.fetch(new.url)
+        return await self._fetcher.fetch(new.url, new.fetch_headers)
 
     async def _stored(self, image_id: UUID) -> StoredImage | None:
         found = await self._index.get([image_id])

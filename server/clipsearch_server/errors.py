@@ -73,8 +73,8 @@ class SourceNotAllowed(InvalidRequest):
 
     reason = "SOURCE_NOT_ALLOWED"
 
-    def __init__(self, message: str) -> None:
-        super().__init__("url", message)
+    def __init__(self) -> None:
+        super().__init__("url", "this server does not fetch from the URL's address")
 
 
 class SourceFailed(ClipsearchError):

@@ -160,8 +160,9 @@ class ImageIndex(Protocol):
 class ImageFetcher(Protocol):
     """Fetches an image by its URL."""
 
-    async def fetch(self, url: str) -> bytes:
-        """Returns the body that the URL delivers.
+    async def fetch(self, url: str, headers: Mapping[str, str]) -> bytes:
+        """Returns the body that the URL delivers. The ``headers``, which are secrets of the caller,
+        go to the URL's own scheme, host and port, and nowhere else.
 
         Raises InvalidRequest (field ``url``) if the URL is malformed, SourceNotAllowed if this
         server does not go there, SourceFailed if its host does not deliver, InvalidImage

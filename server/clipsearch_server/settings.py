@@ -7,11 +7,23 @@ and shows each description in ``--help``.
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FilePath,
+    SecretStr,
+)
+
+from clipsearch_server.addresses import Network
+from clipsearch_server.fetch_policy import FetchPolicy, host_pattern, port_range
 
 DEMO_MODEL_DIR = Path(__file__).parent / "demo_model"
 
@@ -50,6 +62,44 @@ def _header_value(value: SecretStr) -> SecretStr:
     return value
 
 
+def _proxy_url(value: str) -> str:
+    """Accepts http://host:port, with a user and a password before the host or without."""
+    try:
+        url = urlsplit(value)
+        plain = bool(url.hostname) and bool(url.port) and url.scheme == "http"
+    except ValueError:  # of the port, or an IPv6 address without its end
+        plain = False
+    if value and (not plain or url.path.strip("/") or url.query or url.fragment):
+        raise ValueError("expected http://host:port or http://user:password@host:port")
+    return value
+
+
+def _listed(value: object) -> object:
+    """Takes a text for a list: flags and variables have commas between what they list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")] if value.strip() else []
+    return value
+
+
+def _ports(value: object) -> object:
+    """Accepts a port or several, as a text or a number."""
+    port_range(str(value))
+    return str(value)
+
+
+Hosts = Annotated[
+    tuple[Annotated[str, AfterValidator(host_pattern)], ...], BeforeValidator(_listed)
+]
+Networks = Annotated[
+    tuple[Annotated[Network, BeforeValidator(ip_network)], ...], BeforeValidator(_listed)
+]
+Ports = Annotated[
+    tuple[Annotated[str, BeforeValidator(_ports)], ...],
+    BeforeValidator(_listed),
+    Field(min_length=1),
+]
+
+
 class Group(BaseModel):
     """A node of the tree: frozen, and strict about names."""
 
@@ -64,14 +114,38 @@ class FetchSettings(Group):
         default=10.0, gt=0, le=300, description="seconds for one URL, redirects included"
     )
     max_redirects: int = Field(default=3, ge=0, le=20, description="redirects followed for one URL")
-    allow_private: bool = Field(
-        default=False,
-        description="also fetch from private and loopback addresses, and from any port",
+    allow_hosts: Hosts = Field(
+        default=(),
+        description="hosts to fetch from, such as images.example.com,*.example.com; none: any",
+    )
+    allow_cidrs: Networks = Field(
+        default=(),
+        description="networks to fetch from besides public addresses, such as 10.1.0.0/16; "
+        "metadata services of clouds never",
+    )
+    ports: Ports = Field(
+        default=("80", "443"),
+        description="ports to fetch from, such as 443,8000-8099",
+    )
+    proxy: Annotated[str, AfterValidator(_proxy_url)] = Field(
+        default="",
+        repr=False,  # it may hold a password
+        description="http://host:port of a proxy that fetches everything; it then resolves names, "
+        "and alone decides where they lead",
     )
     max_concurrent: int = Field(default=32, ge=1, description="URLs fetched at a time")
     max_concurrent_per_host: int = Field(
         default=4, ge=1, description="URLs fetched at a time from one host"
     )
+
+    @property
+    def policy(self) -> FetchPolicy:
+        """What is allowed, for the fetcher."""
+        return FetchPolicy(
+            hosts=self.allow_hosts,
+            networks=self.allow_cidrs,
+            ports=tuple(map(port_range, self.ports)),
+        )
 
 
 class ImageSettings(Group):

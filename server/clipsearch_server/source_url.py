@@ -12,7 +12,8 @@ from ipaddress import IPv6Address
 from typing import Self
 from urllib.parse import urljoin, urlsplit
 
-from clipsearch_server.errors import InvalidRequest
+from clipsearch_server.errors import InvalidRequest, SourceNotAllowed
+from clipsearch_server.fetch_policy import FetchPolicy
 
 MAX_URL_BYTES = 2048
 
@@ -39,12 +40,17 @@ class SourceUrl:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
-    @classmethod
-    def parse(cls, text: str, *, any_port: bool, base: str = "") -> Self:
-        """Reads a URL, which may be relative to a base; without ``any_port`` only 80 and 443 pass.
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """Who is asked: what a caller means for one origin goes to no other."""
+        return self.scheme, self.host, self.port
 
-        Raises InvalidRequest: URL_MALFORMED, URL_SCHEME_NOT_ALLOWED, URL_USERINFO or
-        URL_PORT_NOT_ALLOWED.
+    @classmethod
+    def parse(cls, text: str, policy: FetchPolicy, *, base: str = "") -> Self:
+        """Reads a URL, which may be relative to a base.
+
+        Raises InvalidRequest (URL_MALFORMED, URL_SCHEME_NOT_ALLOWED, URL_USERINFO or
+        URL_PORT_NOT_ALLOWED), and SourceNotAllowed if the policy does not name the host.
         """
         if len(text) > MAX_URL_BYTES:
             raise _refused("MALFORMED", f"the URL has more than {MAX_URL_BYTES:,} bytes")
@@ -67,11 +73,14 @@ class SourceUrl:
         if authority is None:
             raise _refused("MALFORMED", "the URL has no valid host")
         port = int(authority["port"] or _DEFAULT_PORTS[parts.scheme])
-        if not 0 < port < 65536 or not (any_port or port in _DEFAULT_PORTS.values()):
+        if not policy.allows_port(port):
             raise _refused("PORT_NOT_ALLOWED", "the URL's port is not one to fetch images from")
+        host = authority["name"] or _ipv6(authority["ipv6"])
+        if not policy.allows_host(host):
+            raise SourceNotAllowed()
         return cls(
             scheme=parts.scheme,
-            host=authority["name"] or _ipv6(authority["ipv6"]),
+            host=host,
             port=port,
             target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
             text=text,

@@ -46,7 +46,8 @@ def item(path: Path) -> AddItem:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server with 200 pictures, for tests that only read."""
     folder = tmp_path_factory.mktemp("data")
-    with ServerProcess("--data-dir", str(folder), "--fetch-allow-private", "true") as server:
+    loopback = ("--fetch-allow-cidrs", "127.0.0.0/8", "--fetch-ports", "1-65535")
+    with ServerProcess("--data-dir", str(folder), *loopback) as server:
         with SearchClient(server.address) as client:
             results = list(client.add_images(map(item, pictures(200))))
         assert all(result.error is None for result in results)

@@ -24,6 +24,7 @@ from clipsearch_server.engine import AddedImage, AddOutcome, NewImage, TextHits
 from clipsearch_server.errors import InvalidRequest
 from clipsearch_server.model import ModelCard
 from clipsearch_server.ports import ImagePage, JsonValue, Metadata, StoredImage
+from clipsearch_server.rpc.fetch_headers import fetch_headers
 
 MAX_LIMIT = 1000
 DEFAULT_PAGE_SIZE = 100
@@ -70,6 +71,8 @@ def new_image(request: pb.AddImageRequest) -> NewImage:
             "is empty; give the bytes of a JPEG, PNG, WEBP or GIF",
             reason="IMAGE_FORMAT_UNSUPPORTED",
         )
+    if request.fetch_headers and source != "url":
+        raise InvalidRequest("fetch_headers", "are for the host of a url; leave them out")
     check_bytes("uri", request.uri, MAX_URI_BYTES)
     return NewImage(
         url=request.url if source == "url" else None,
@@ -77,6 +80,7 @@ def new_image(request: pb.AddImageRequest) -> NewImage:
         id=image_id(request.id) if request.id else None,
         uri=request.uri,
         metadata=metadata_of(request.metadata) if request.HasField("metadata") else {},
+        fetch_headers=fetch_headers(request.fetch_headers),
     )
 
 

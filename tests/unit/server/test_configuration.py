@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
 from clipsearch_server.configuration import load_settings, unknown_variables
 from clipsearch_server.errors import StartupError
+from clipsearch_server.fetch_policy import FetchPolicy
 from clipsearch_server.settings import DEMO_MODEL_DIR
 
 
@@ -16,7 +18,7 @@ def test_defaults_are_local_and_safe() -> None:
     assert settings.address.startswith("127.0.0.1:")
     assert settings.default_limit == 5
     assert settings.model_dir == DEMO_MODEL_DIR
-    assert not settings.fetch.allow_private
+    assert settings.fetch.policy == FetchPolicy()
     assert settings.data_dir.is_absolute()
 
 
@@ -42,9 +44,52 @@ def test_booleans_are_words_or_digits(value: str) -> None:
     assert settings.fetch.enabled == (value in {"true", "1"})
 
 
+def test_a_list_has_commas_or_is_one(tmp_path: Path) -> None:
+    expected = FetchPolicy(
+        hosts=("*.example.com", "minio"),
+        networks=(ip_network("10.0.0.0/8"), ip_network("fd00::/64")),
+        ports=(range(443, 444), range(8000, 8100)),
+    )
+    texts = {
+        "allow_hosts": "*.Example.com, minio",
+        "allow_cidrs": "10.0.0.0/8,fd00::/64",
+        "ports": "443,8000-8099",
+    }
+    flags = [
+        part for name, text in texts.items() for part in (f"--fetch-{name.replace('_', '-')}", text)
+    ]
+    assert load_settings(flags, {}).fetch.policy == expected
+    environ = {f"CLIPSEARCH_FETCH_{name.upper()}": text for name, text in texts.items()}
+    assert load_settings([], environ).fetch.policy == expected
+    file = tmp_path / "clipsearch.toml"
+    file.write_text(
+        '[fetch]\nallow_hosts = ["*.example.com", "minio"]\nports = [443, "8000-8099"]\n'
+        'allow_cidrs = ["10.0.0.0/8", "fd00::/64"]\n'
+    )
+    assert load_settings(["--config", str(file)], {}).fetch.policy == expected
+    assert load_settings([], dict.fromkeys(environ, "") | {"CLIPSEARCH_FETCH_PORTS": "80,443"}) == (
+        load_settings([], {})
+    )
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:hush-hush@h", "https://hush:1", "h:1", "http://h:1/hush"]
+)
+def test_a_proxy_that_is_none_is_refused_and_its_password_not_shown(url: str) -> None:
+    assert load_settings(["--fetch-proxy", "http://u:p@h:1"], {}).fetch.proxy == "http://u:p@h:1"
+    with pytest.raises(StartupError, match=r"expected http://host:port") as caught:
+        load_settings(["--fetch-proxy", url], {})
+    assert "hush" not in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("argv", "environ", "expected"),
     [
+        (["--fetch-ports", "80,http"], {}, "--fetch-ports='http'"),
+        (["--fetch-ports", ""], {}, "--fetch-ports=''"),
+        (["--fetch-allow-cidrs", "10.0.0.1/8"], {}, "10.0.0.1/8 has host bits set"),
+        ([], {"CLIPSEARCH_FETCH_ALLOW_HOSTS": ","}, "CLIPSEARCH_FETCH_ALLOW_HOSTS=''"),
+        ([], {"CLIPSEARCH_FETCH_ALLOW_HOSTS": "*"}, "CLIPSEARCH_FETCH_ALLOW_HOSTS='*'"),
         (["--fetch-timeout-s", "soon"], {}, "--fetch-timeout-s='soon'"),
         ([], {"CLIPSEARCH_IMAGE_MAX_BYTES": "3"}, "CLIPSEARCH_IMAGE_MAX_BYTES='3'"),
         (["--address", "50051"], {}, "--address='50051'"),
@@ -138,7 +183,14 @@ def test_help_names_every_setting_and_its_default(capsys: pytest.CaptureFixture[
         load_settings(["--help"], {})
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for expected in ("--data-dir", "--default-limit N", "[5]", "--collection", "[images]"):
+    for expected in (
+        "--data-dir",
+        "--default-limit N",
+        "[5]",
+        "[80,443]",
+        "--collection",
+        "[images]",
+    ):
         assert expected in shown
 
 

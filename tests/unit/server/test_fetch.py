@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
+import socket
 import ssl
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from clipsearch_server.errors import ClipsearchError, InvalidImage, SourceFailed, SourceNotAllowed
-from clipsearch_server.fetch import HttpFetcher, Resolver
+from clipsearch_server.fetch.http import HttpFetcher
+from clipsearch_server.fetch.network import Resolver
+from clipsearch_server.fetch_policy import FetchPolicy
 
 MAX_BYTES = 100_000
 SHORT_S = 0.6  # half of it must suffice to connect, on a busy machine too
@@ -106,14 +112,13 @@ def resolve_to(*addresses: str) -> Resolver:
     return resolve
 
 
-def fetcher(**options: Any) -> HttpFetcher:
-    defaults = {
-        "timeout_s": 5,
-        "max_bytes": MAX_BYTES,
-        "allow_private": True,
-        "ssl_context": SYSTEM_AUTHORITIES,
-    }
-    return HttpFetcher(**{**defaults, **options})
+LOOPBACK = FetchPolicy(networks=(ip_network("127.0.0.0/8"),), ports=(range(1, 65_536),))
+PUBLIC = FetchPolicy(ports=LOOPBACK.ports)
+
+
+def fetcher(policy: FetchPolicy = LOOPBACK, **options: Any) -> HttpFetcher:
+    defaults = {"timeout_s": 5, "max_bytes": MAX_BYTES, "ssl_context": SYSTEM_AUTHORITIES}
+    return HttpFetcher(policy, **{**defaults, **options})
 
 
 async def fetch(url: str, **options: Any) -> bytes:
@@ -154,13 +159,20 @@ async def test_says_honestly_who_asks_and_nothing_else() -> None:
 async def test_proxies_and_netrc_of_the_environment_are_ignored(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    netrc = tmp_path / "netrc"
+    netrc = tmp_path / ".netrc"
     netrc.write_text("machine 127.0.0.1 login user password secret")
+    netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HOME", str(tmp_path))
     async with serve(answer()) as proxy, serve(answer()) as host:
-        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.url)
+            monkeypatch.setenv(name.lower(), proxy.url)
         await fetch(host.url)
+        monkeypatch.setenv("NO_PROXY", "*")
+        assert await fetch("http://images.example/", proxy=proxy.url) == b"image"
+        assert len(proxy.heads) == 1
+        proxy.heads.clear()
     assert not proxy.heads
     assert "authorization" not in host.heads[0].lower()
 
@@ -241,7 +253,19 @@ async def redirect_slowly(exchange: Exchange) -> None:
     await redirect("/again")(exchange)
 
 
-@pytest.mark.parametrize("respond", [silence, slow_head, slow_body, redirect_slowly])
+async def interim_answers(exchange: Exchange) -> None:
+    await drip(exchange, b"HTTP/1.1 102 Processing\r\n\r\n")
+
+
+async def chunks_without_end(exchange: Exchange) -> None:
+    await exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await drip(exchange, b"1\r\nx\r\n")
+
+
+@pytest.mark.parametrize(
+    "respond",
+    [slow_head, slow_body, redirect_slowly, interim_answers, chunks_without_end],
+)
 async def test_the_deadline_covers_everything(respond: Respond) -> None:
     clock = asyncio.get_running_loop().time
     async with serve(respond) as host:
@@ -251,6 +275,22 @@ async def test_the_deadline_covers_everything(respond: Respond) -> None:
     assert error.reason == "SOURCE_TIMEOUT"
     assert error.metadata["retryable"] == "true"
     assert SHORT_S * 0.9 <= elapsed_s < SHORT_S + 1
+
+
+async def pause_in_body(exchange: Exchange) -> None:
+    await exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nimage")
+    await silence(exchange)
+
+
+@pytest.mark.parametrize("respond", [silence, pause_in_body])
+async def test_a_host_that_falls_silent_is_given_up_sooner(respond: Respond) -> None:
+    clock = asyncio.get_running_loop().time
+    async with serve(respond) as host:
+        started = clock()
+        error = await failure(host.url, timeout_s=2)
+        elapsed_s = clock() - started
+    assert error.reason == "SOURCE_TIMEOUT"
+    assert elapsed_s < 2
 
 
 async def test_a_cancelled_fetch_hangs_up() -> None:
@@ -298,6 +338,34 @@ async def test_as_many_bytes_as_allowed() -> None:
         assert len(await fetch(host.url)) == MAX_BYTES
 
 
+@pytest.mark.parametrize(
+    ("head", "data"),
+    [
+        pytest.param(b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 100, id="interim answers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 100, id="headers"),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"1;" + b"x" * 1000 + b"\r\nx\r\n",
+            id="chunk extensions",
+        ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+            b"X: y\r\n" * 100,
+            id="trailers",
+        ),
+    ],
+)
+async def test_what_comes_beside_a_body_is_bounded_too(head: bytes, data: bytes) -> None:
+    async def respond(exchange: Exchange) -> None:
+        await exchange.send(head)
+        while True:
+            await exchange.send(data)
+
+    async with serve(respond) as host:
+        error = await failure(host.url, timeout_s=60)
+    assert error.reason == "SOURCE_UNAVAILABLE"
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip", "br", "zstd", "GZip", "identity, gzip"])
 async def test_encoded_bodies_are_refused(encoding: str) -> None:
     body = gzip.compress(b"image")
@@ -314,6 +382,46 @@ async def test_redirects_are_followed() -> None:
 
     async with serve(respond) as host:
         assert await fetch(host.url) == b"/c?d"
+
+
+async def test_a_callers_headers_go_to_the_urls_own_origin_only() -> None:
+    headers = {"Authorization": "Bearer hush", "accept": "image/webp"}
+
+    async def respond(exchange: Exchange) -> None:
+        hops = {"/": "/again", "/again": f"{away.url}/", "/back": "/end"}
+        path = exchange.path
+        await (redirect(hops[path]) if path in hops else answer())(exchange)
+
+    async with (
+        serve(respond) as host,
+        serve(redirect(f"{host.url}/back")) as away,
+        fetcher(max_redirects=4) as client,
+    ):
+        assert await client.fetch(host.url, headers) == b"image"
+    sent = [head.partition(" ")[2].partition(" ")[0] for head in host.heads if "hush" in head]
+    assert sent == ["/", "/again"]  # and not when a redirect led back
+    assert "Accept: image/*" not in host.heads[0]
+    assert "accept: image/webp\r\n" in host.heads[0]
+    assert len(host.heads) == 4
+    assert all("hush" not in head and "webp" not in head for head in away.heads)
+    assert "Accept: image/*\r\n" in away.heads[0]
+
+
+async def test_nothing_private_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def respond(exchange: Exchange) -> None:
+        gone = answer("404 hush", X_Hush="hush")
+        await (redirect("/hush") if exchange.path == "/?key=hush" else gone)(exchange)
+
+    with caplog.at_level(logging.DEBUG):
+        async with serve(respond) as host, fetcher() as client:
+            for path in ("/?key=hush", "/gone?hush", "/"):
+                with pytest.raises(ClipsearchError):
+                    await client.fetch(f"{host.url}{path}", {"Authorization": "hush"})
+            for url in ("http://hush@h/", "ftp://h/hush", "http://10.0.0.1/hush"):
+                with pytest.raises(ClipsearchError):
+                    await client.fetch(url, {"Authorization": "hush"})
+    assert "hush" not in caplog.text
+    assert "127.0.0.1" not in caplog.text
 
 
 async def test_redirects_are_counted() -> None:
@@ -347,7 +455,7 @@ async def test_redirects_obey_the_rules_of_urls(location: str) -> None:
 )  # fmt: skip
 async def test_addresses_that_are_not_public_are_not_connected_to(url: str) -> None:
     connects.clear()
-    error = await failure(url, allow_private=False)
+    error = await failure(url, policy=PUBLIC)
     assert isinstance(error, SourceNotAllowed)
     assert error.message == "this server does not fetch from the URL's address"
     assert not connects
@@ -360,9 +468,7 @@ async def test_addresses_that_are_not_public_are_not_connected_to(url: str) -> N
 )  # fmt: skip
 async def test_one_forbidden_address_forbids_the_name(answers: list[str]) -> None:
     connects.clear()
-    error = await failure(
-        "http://images.example/", allow_private=False, resolve=resolve_to(*answers)
-    )
+    error = await failure("http://images.example/", policy=PUBLIC, resolve=resolve_to(*answers))
     assert isinstance(error, SourceNotAllowed)
     assert not connects
 
@@ -415,6 +521,33 @@ async def test_names_that_cannot_be_resolved(name: str) -> None:
     assert error.reason == "SOURCE_UNREACHABLE"
 
 
+async def test_names_that_hang_do_not_hold_up_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as a name's servers are silent, its thread is lost; whoever asked goes on sooner."""
+    look_up, over = socket.getaddrinfo, threading.Event()
+
+    def getaddrinfo(host: str, *args: Any, **options: Any) -> Any:
+        if host.startswith("silent"):
+            over.wait()
+            raise socket.gaierror(socket.EAI_AGAIN, "timed out")
+        return look_up(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    try:
+        async with serve(answer()) as host, fetcher(timeout_s=SHORT_S, max_concurrent=4) as client:
+            for batch in range(3):
+                names = [f"http://silent{batch}{i}.example/" for i in range(4)]
+                failures = await asyncio.gather(*map(client.fetch, names), return_exceptions=True)
+                for error in failures:
+                    assert isinstance(error, SourceFailed)
+                    assert error.reason == "SOURCE_UNREACHABLE"
+            assert await client.fetch(f"http://localhost:{host.port}/") == b"image"
+            names = [f"http://silent-{i}.example/" for i in range(8)]
+            failures = await asyncio.gather(*map(client.fetch, names), return_exceptions=True)
+            assert all(isinstance(error, SourceFailed) for error in failures)
+    finally:
+        over.set()
+
+
 async def test_a_resolver_that_hangs() -> None:
     async def resolve(host: str, port: int) -> Sequence[str]:
         await asyncio.Event().wait()
@@ -465,6 +598,59 @@ async def test_a_busy_host_does_not_hold_up_another() -> None:
     assert len(busy.heads) == 1
 
 
+async def test_a_policys_hosts_and_ports_hold_for_redirects_too() -> None:
+    async with serve(answer()) as other, serve(redirect(f"http://b.example:{other.port}/")) as host:
+        policy = replace(LOOPBACK, hosts=("a.example",))
+        resolve = resolve_to("127.0.0.1")
+        error = await failure(f"http://a.example:{host.port}/", policy=policy, resolve=resolve)
+        assert isinstance(error, SourceNotAllowed)
+        policy = replace(LOOPBACK, ports=(range(host.port, host.port + 1),))
+        error = await failure(f"http://a.example:{host.port}/", policy=policy, resolve=resolve)
+        assert isinstance(error, SourceNotAllowed)
+    assert len(host.heads) == 2
+    assert not other.heads
+
+
+async def test_a_proxy_gets_every_request_and_resolves_names(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def no_answer(host: str, port: int) -> Sequence[str]:
+        raise AssertionError(f"{host} was resolved")
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        return ["127.0.0.1"] if host == "proxy.example" else await no_answer(host, port)
+
+    async with serve(answer()) as proxy:
+        options = {
+            "proxy": f"http://me:hu%3Ash@proxy.example:{proxy.port}",
+            "resolve": resolve,
+            "policy": FetchPolicy(),
+        }
+        async with fetcher(**options) as client:
+            assert await client.fetch("http://images.example/a?b", {"X-Key": "k"}) == b"image"
+            assert await client.fetch("http://images.example/c") == b"image"
+    assert proxy.heads[0].startswith("GET http://images.example:80/a?b HTTP/1.1\r\n")
+    for line in ("Host: images.example", "X-Key: k", "Accept-Encoding: identity",
+                 "Proxy-Authorization: Basic bWU6aHU6c2g="):  # fmt: skip
+        assert f"\r\n{line}\r\n" in proxy.heads[0]
+    assert "X-Key" not in proxy.heads[1]
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert f"proxy.example:{proxy.port}" in warnings[0]
+    assert "me:" not in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "0x7f.1", "2130706433", "127.0.0.1.", "10.0.0.1", "[::1]",
+             "169.254.169.254", "[::ffff:169.254.169.254]", "017700000001"],
+)  # fmt: skip
+async def test_an_address_is_vetted_before_a_proxy_gets_it(host: str) -> None:
+    async with serve(answer()) as proxy:
+        error = await failure(f"http://{host}/", policy=FetchPolicy(), proxy=proxy.url)
+    assert error.reason in {"SOURCE_NOT_ALLOWED", "SOURCE_UNREACHABLE"}
+    assert not proxy.heads
+
+
 @dataclass
 class Tls:
     """A certificate for images.example, and a client that trusts who signed it."""
@@ -498,6 +684,37 @@ async def test_https_checks_the_certificate_against_the_name(tls: Tls) -> None:
         error = await failure(f"https://images.example:{host.port}/", **options)
         assert error.reason == "SOURCE_UNREACHABLE"
     assert len(host.heads) == 1
+
+
+async def test_https_goes_through_a_tunnel_that_a_proxy_opens(tls: Tls) -> None:
+    async with serve(answer(), tls=tls.server) as host:
+
+        async def tunnel(exchange: Exchange) -> None:
+            reader, writer = await asyncio.open_connection("127.0.0.1", host.port)
+            await exchange.send(b"HTTP/1.1 200 Connected\r\n\r\n")
+            try:
+                await asyncio.gather(pump(exchange.reader, writer), pump(reader, exchange.writer))
+            finally:
+                writer.close()
+
+        async with serve(tunnel) as proxy:
+            options: dict[str, Any] = {"proxy": proxy.url, "ssl_context": tls.client}
+            async with fetcher(FetchPolicy(), **options) as client:
+                assert await client.fetch("https://images.example/", {"X-Key": "k"}) == b"image"
+        async with serve(answer("403 Forbidden", b"secret")) as proxy:
+            options["proxy"] = proxy.url
+            error = await failure("https://images.example/", policy=FetchPolicy(), **options)
+    assert error.reason == "SOURCE_UNREACHABLE"
+    assert proxy.heads[0].startswith("CONNECT images.example:443 HTTP/1.1\r\n")
+    assert "X-Key" not in proxy.heads[0]
+    assert "X-Key: k" in host.heads[0]
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
 
 
 async def test_https_does_not_redirect_to_http(tls: Tls) -> None:

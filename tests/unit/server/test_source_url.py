@@ -7,18 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipsearch_server.errors import InvalidRequest
+from clipsearch_server.fetch_policy import FetchPolicy
 from clipsearch_server.source_url import MAX_URL_BYTES, SourceUrl
 
+STANDARD = FetchPolicy()
+ANY_PORT = FetchPolicy(ports=(range(1, 65_536),))
 
-def refusal(text: str, *, any_port: bool = False) -> str:
+
+def refusal(text: str, policy: FetchPolicy = STANDARD) -> str:
     with pytest.raises(InvalidRequest) as caught:
-        SourceUrl.parse(text, any_port=any_port)
+        SourceUrl.parse(text, policy)
     assert caught.value.field == "url"
     return caught.value.reason
 
 
 def test_parts_are_what_is_asked_for() -> None:
-    url = SourceUrl.parse("HTTPS://Images.Example:443/a/b.jpg?x=1&y=%20#top", any_port=False)
+    url = SourceUrl.parse("HTTPS://Images.Example:443/a/b.jpg?x=1&y=%20#top", FetchPolicy())
     assert (url.scheme, url.host, url.port) == ("https", "images.example", 443)
     assert url.target == "/a/b.jpg?x=1&y=%20"
     assert url.authority == "images.example"
@@ -35,7 +39,7 @@ def test_parts_are_what_is_asked_for() -> None:
     ],
 )
 def test_defaults(text: str, target: str, authority: str) -> None:
-    url = SourceUrl.parse(text, any_port=False)
+    url = SourceUrl.parse(text, FetchPolicy())
     assert (url.target, url.authority) == (target, authority)
 
 
@@ -80,7 +84,7 @@ def test_malformed(text: str) -> None:
      "javascript:alert(1)", "//a.example/x", "a.jpg", "/etc/passwd", "unix:/run/docker.sock"],
 )  # fmt: skip
 def test_schemes(text: str) -> None:
-    assert refusal(text, any_port=True) == "URL_SCHEME_NOT_ALLOWED"
+    assert refusal(text, ANY_PORT) == "URL_SCHEME_NOT_ALLOWED"
 
 
 @pytest.mark.parametrize("userinfo", ["u@", "u:p@", ":@", "@", "a.example:80@"])
@@ -94,9 +98,9 @@ def test_ports(port: str) -> None:
 
 
 def test_any_port_is_a_valid_one() -> None:
-    assert SourceUrl.parse("http://a.example:8080/", any_port=True).port == 8080
-    assert refusal("http://a.example:0/", any_port=True) == "URL_PORT_NOT_ALLOWED"
-    assert refusal("http://a.example:65536/", any_port=True) == "URL_PORT_NOT_ALLOWED"
+    assert SourceUrl.parse("http://a.example:8080/", ANY_PORT).port == 8080
+    assert refusal("http://a.example:0/", ANY_PORT) == "URL_PORT_NOT_ALLOWED"
+    assert refusal("http://a.example:65536/", ANY_PORT) == "URL_PORT_NOT_ALLOWED"
 
 
 @pytest.mark.parametrize(
@@ -109,8 +113,24 @@ def test_any_port_is_a_valid_one() -> None:
     ],
 )
 def test_relative_urls(location: str, expected: str) -> None:
-    url = SourceUrl.parse(location, any_port=False, base="http://a.example/x/y")
+    url = SourceUrl.parse(location, FetchPolicy(), base="http://a.example/x/y")
     assert url.text == expected
+
+
+def test_an_origin_is_scheme_host_and_port() -> None:
+    origin = SourceUrl.parse("http://A.example/x?y", ANY_PORT).origin
+    assert SourceUrl.parse("http://a.example:80/", ANY_PORT).origin == origin
+    for other in ("https://a.example:80/", "http://b.example/", "http://a.example:81/"):
+        assert SourceUrl.parse(other, ANY_PORT).origin != origin
+
+
+def test_a_host_must_be_one_that_the_policy_names() -> None:
+    policy = FetchPolicy(hosts=("*.example.com", "93.184.216.34"))
+    for host in ("a.example.com", "a.b.EXAMPLE.com", "a.example.com.", "93.184.216.34"):
+        SourceUrl.parse(f"https://{host}/", policy)
+    for host in ("example.com", "badexample.com", "a.example.com.evil", "93.184.216.35",
+                 "0x5d.0xb8.0xd8.0x22", "[2606:4700::1111]", "a.example.com.."):  # fmt: skip
+        assert refusal(f"https://{host}/", policy) == "SOURCE_NOT_ALLOWED"
 
 
 URLISH = st.text(st.sampled_from("htps:/@\\[]?#.%a1 \t\n\0é"), max_size=30)
@@ -119,7 +139,7 @@ URLISH = st.text(st.sampled_from("htps:/@\\[]?#.%a1 \t\n\0é"), max_size=30)
 @given(st.one_of(st.text(max_size=50), URLISH, URLISH.map("http://".__add__)))
 def test_any_text_is_parsed_or_refused(text: str) -> None:
     try:
-        url = SourceUrl.parse(text, any_port=True)
+        url = SourceUrl.parse(text, ANY_PORT)
     except InvalidRequest:
         return
     assert url.text.isascii()

@@ -1,37 +1,41 @@
-"""URL -> bytes, safely: what strangers name, this server opens from inside its network.
+"""Fetches over HTTP: requests, redirects, and the bounds of an answer.
 
-The HTTP library is httpcore2, which does one thing: it knows no redirects, cookies, proxies, netrc
-or content decoding that would have to be switched off. Each of its connections is opened by
-`_VettedNetwork`, the one place that resolves a name, judges every address it has, and connects to
-one of those very addresses. No second resolution can bring another answer (DNS rebinding).
+The HTTP library is httpcore2, which does one thing: it knows no redirects, cookies, netrc, proxies
+of the environment or content decoding that would have to be switched off. Where its connections
+lead is for `network` to decide.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
+import logging
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import version
-from typing import Self, TypeAlias
+from types import MappingProxyType
+from typing import Self
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 import httpcore2
 
-from clipsearch_server.addresses import is_allowed
 from clipsearch_server.errors import InvalidImage, InvalidRequest, SourceFailed, SourceNotAllowed
+from clipsearch_server.fetch.network import DirectNetwork, Resolver, VettedNetwork
+from clipsearch_server.fetch.resolver import SystemResolver
+from clipsearch_server.fetch_policy import FetchPolicy, is_numeric
 from clipsearch_server.source_url import SourceUrl
 from clipsearch_server.turns import Turns
 
-# Resolves a host name or address literal for a port into IP addresses. Raises OSError.
-Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
+logger = logging.getLogger(__name__)
+
+# At DEBUG it logs whole requests: URLs with their tokens, and the headers of callers.
+logging.getLogger("httpcore2").setLevel(logging.INFO)
 
 _REDIRECTS = {301, 302, 303, 307, 308}
 
-# The share of the time that resolving and connecting may take, so that a silent host is reported as
-# unreachable and not as slow.
+# The shares of the time that resolving and connecting may take, so that a silent host is reported
+# as unreachable and not as slow; and one wait for bytes, the first ones above all.
 _CONNECT_SHARE = 0.5
-_MAX_ADDRESSES_TRIED = 4
+_SILENCE_SHARE = 0.75
 
 # HTTP's chunks may be of one byte each, 11,000 of them in what a socket delivers at once. Packets
 # carry 500 bytes and more, so a body in pieces much smaller was cut that way to keep us busy.
@@ -39,75 +43,110 @@ _MANY_CHUNKS = 1000
 _MIN_CHUNK_BYTES = 128
 _CHUNKS_A_TURN = 64
 
+# The framing of a body in chunks of the smallest size, and some.
+_FRAMING_BYTES = 131_072
+_FRAMING_SHARE = 1 / 8
+
 _HEADERS = (
     ("User-Agent", f"clipsearch-server/{version('clipsearch-server')}"),
-    ("Accept", "image/*"),
     # A few kB of nested gzip unpack to gigabytes in one step, before a count of bytes can stop it.
     ("Accept-Encoding", "identity"),
     ("Connection", "close"),
 )
+_ACCEPT = ("Accept", "image/*")
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class HttpFetcher:
     """Fetches images over HTTP/1.1. Implements the port ImageFetcher.
 
-    Refuses everything but http and https to allocated global unicast addresses on ports 80 and 443,
-    unless ``allow_private`` admits loopback and private addresses and any port.
+    Refuses everything but http and https to what the policy allows.
     """
 
     def __init__(
         self,
+        policy: FetchPolicy,
         *,
         timeout_s: float,
         max_bytes: int,
         max_redirects: int = 3,
         max_concurrent: int = 32,
         max_concurrent_per_host: int = 4,
-        allow_private: bool = False,
+        proxy: str = "",
         resolve: Resolver | None = None,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         """``timeout_s`` bounds the network's share of a fetch, all redirects included; waiting for
         one of the ``max_concurrent`` places (``max_concurrent_per_host`` for each host) comes on
-        top. ``resolve`` defaults to the system's resolver, ``ssl_context`` to the system's
-        authorities.
+        top. ``proxy``, an http URL, is asked for everything: it then resolves names and decides
+        where they may lead. ``resolve`` defaults to the system's resolver, ``ssl_context`` to the
+        system's authorities.
         """
+        self._policy = policy
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
         self._max_redirects = max_redirects
-        self._allow_private = allow_private
         self._places = asyncio.Semaphore(max_concurrent)
         self._host_places = Turns(max_concurrent_per_host)
-        # getaddrinfo blocks and cannot be cancelled: its threads are our own, so that names that
-        # hang hold up no other part of the server.
-        self._resolver_threads = ThreadPoolExecutor(max_concurrent, "clipsearch-resolver")
-        self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=ssl_context or httpcore2.default_ssl_context(),
-            max_connections=max_concurrent,
+        self._resolver = SystemResolver(max_concurrent)
+        resolve = resolve or self._resolver.resolve
+        self._network = VettedNetwork(
+            resolve,
+            self._resolver.own_addresses,
+            networks=policy.networks,
+            timeout_s=timeout_s * _CONNECT_SHARE,
+        )
+        self._proxy = urlsplit(proxy) if proxy else None
+        self._pool = self._new_pool(ssl_context or httpcore2.default_ssl_context(), resolve)
+
+    def _new_pool(
+        self, ssl_context: ssl.SSLContext, resolve: Resolver
+    ) -> httpcore2.AsyncConnectionPool:
+        """The bound on connections is the places'; and none serves a second request, for which its
+        address would have to be vetted anew."""
+        proxy = self._proxy
+        if proxy is None:
+            return httpcore2.AsyncConnectionPool(
+                ssl_context=ssl_context,
+                max_connections=None,
+                max_keepalive_connections=0,
+                network_backend=self._network,
+            )
+        user, password = (unquote_to_bytes(it or "") for it in (proxy.username, proxy.password))
+        return httpcore2.AsyncHTTPProxy(
+            f"http://{_without_user(proxy)}",
+            proxy_auth=(user, password) if user or password else None,
+            ssl_context=ssl_context,
+            max_connections=None,
             max_keepalive_connections=0,
-            network_backend=_VettedNetwork(
-                resolve or self._resolve,
-                timeout_s=timeout_s * _CONNECT_SHARE,
-                allow_private=allow_private,
-            ),
+            network_backend=DirectNetwork(resolve, timeout_s=self._timeout_s * _CONNECT_SHARE),
         )
 
     async def __aenter__(self) -> Self:
+        if self._proxy is not None:
+            logger.warning(
+                "fetching through the proxy %s: it decides where a host's name may lead",
+                _without_user(self._proxy),
+            )
         await self._pool.__aenter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._pool.aclose()
-        self._resolver_threads.shutdown(wait=False, cancel_futures=True)
+        self._resolver.close()
 
-    async def fetch(self, url: str) -> bytes:
+    async def fetch(self, url: str, headers: Mapping[str, str] = _NO_HEADERS) -> bytes:
         """Returns the body that the URL delivers, following redirects.
+
+        ``headers`` go to the URL's own scheme, host and port, and after a redirect away from there
+        to nobody, not even back.
 
         Raises InvalidRequest (URL_MALFORMED, URL_SCHEME_NOT_ALLOWED, URL_USERINFO,
         URL_PORT_NOT_ALLOWED), SourceNotAllowed, SourceFailed, or InvalidImage (IMAGE_TOO_LARGE). No
         message holds an address, or anything that a host answered but its status.
         """
-        target = SourceUrl.parse(url, any_port=self._allow_private)
+        target = SourceUrl.parse(url, self._policy)
+        origin = target.origin
         remaining_s = self._timeout_s
         clock = asyncio.get_running_loop().time
         for _ in range(self._max_redirects + 1):
@@ -116,7 +155,7 @@ class HttpFetcher:
                 started = clock()
                 try:
                     async with asyncio.timeout(remaining_s):
-                        answer = await self._get(target)
+                        answer = await self._get(target, headers)
                 except TimeoutError as error:
                     raise SourceFailed(
                         "the URL's host did not deliver the image in time",
@@ -127,28 +166,43 @@ class HttpFetcher:
             if isinstance(answer, bytes):
                 return answer
             target = answer
+            if target.origin != origin:
+                headers = _NO_HEADERS
         raise SourceFailed(
             f"the URL redirects more than {self._max_redirects} times",
             reason="SOURCE_TOO_MANY_REDIRECTS",
             retryable=False,
         )
 
-    async def _get(self, url: SourceUrl) -> bytes | SourceUrl:
+    async def _get(self, url: SourceUrl, headers: Mapping[str, str]) -> bytes | SourceUrl:
         """Sends one request, and returns the body, or the URL that it redirects to."""
+        if self._proxy is not None and (is_numeric(url.host) or ":" in url.host):
+            await self._network.addresses(url.host, url.port)
+        silence_s = self._timeout_s * _SILENCE_SHARE
+        accept = () if any(name.lower() == "accept" for name in headers) else (_ACCEPT,)
         try:
             async with self._pool.stream(
                 "GET",
                 httpcore2.URL(scheme=url.scheme, host=url.host, port=url.port, target=url.target),
-                headers=[("Host", url.authority), *_HEADERS],
+                headers=[("Host", url.authority), *_HEADERS, *accept, *headers.items()],
+                extensions={"timeout": {"read": silence_s, "write": silence_s}},
             ) as response:
                 if response.status in _REDIRECTS and (location := _header(response, b"location")):
                     return self._redirect(url, location)
                 _check_head(response, self._max_bytes)
+                at_most = self._max_bytes + int(self._max_bytes * _FRAMING_SHARE) + _FRAMING_BYTES
+                response.extensions["network_stream"].allow(at_most)
                 return await self._read(response.aiter_stream())
         except httpcore2.ConnectError as error:
-            # _VettedNetwork has errors of its own for what comes before TLS.
+            # `network` has errors of its own for what comes before TLS.
             raise SourceFailed(
                 "no trusted TLS connection to the URL's host could be made",
+                reason="SOURCE_UNREACHABLE",
+                retryable=False,
+            ) from error
+        except httpcore2.ProxyError as error:
+            raise SourceFailed(
+                "the proxy for fetching does not connect to the URL's host",
                 reason="SOURCE_UNREACHABLE",
                 retryable=False,
             ) from error
@@ -181,83 +235,16 @@ class HttpFetcher:
         """Returns where a redirect leads, by the rules for any URL and one more: from https never
         back to http."""
         try:
-            url = SourceUrl.parse(location, any_port=self._allow_private, base=source.text)
+            url = SourceUrl.parse(location, self._policy, base=source.text)
         except InvalidRequest as error:
-            raise _not_allowed() from error
+            raise SourceNotAllowed() from error
         if source.scheme == "https" and url.scheme == "http":
-            raise _not_allowed()
+            raise SourceNotAllowed()
         return url
 
-    async def _resolve(self, host: str, port: int) -> Sequence[str]:
-        answers = await asyncio.get_running_loop().run_in_executor(
-            self._resolver_threads,
-            lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM),
-        )
-        return [str(sockaddr[0]) for *_, sockaddr in answers]
 
-
-class _VettedNetwork(httpcore2.AsyncNetworkBackend):
-    """Opens connections to allowed addresses only."""
-
-    def __init__(self, resolve: Resolver, *, timeout_s: float, allow_private: bool) -> None:
-        self._resolve = resolve
-        self._timeout_s = timeout_s
-        self._allow_private = allow_private
-        self._network = httpcore2.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        """Resolves the host, once, and connects to one of the addresses found.
-
-        Raises SourceNotAllowed if any address is not allowed: a host that is also somewhere private
-        is not a public one. Raises SourceFailed if there is no address, or none answers.
-        """
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                addresses = await self._addresses(host, port)
-                return await self._connect(addresses[:_MAX_ADDRESSES_TRIED], port)
-        except TimeoutError as error:
-            raise SourceFailed(
-                "the URL's host could not be reached in time",
-                reason="SOURCE_UNREACHABLE",
-                retryable=True,
-            ) from error
-
-    async def _addresses(self, host: str, port: int) -> Sequence[str]:
-        try:
-            addresses = await self._resolve(host, port)
-            if not addresses:
-                raise socket.gaierror(socket.EAI_NONAME, "no addresses")
-        except (OSError, UnicodeError) as error:  # UnicodeError: an empty or too long label
-            raise SourceFailed(
-                "the URL's host name cannot be resolved",
-                reason="SOURCE_UNREACHABLE",
-                retryable=isinstance(error, OSError) and error.errno == socket.EAI_AGAIN,
-            ) from error
-        if not all(is_allowed(address, allow_private=self._allow_private) for address in addresses):
-            raise _not_allowed()
-        return addresses
-
-    async def _connect(self, addresses: Sequence[str], port: int) -> httpcore2.AsyncNetworkStream:
-        failure: Exception | None = None
-        for address in addresses:
-            try:
-                return await self._network.connect_tcp(
-                    address, port, timeout=self._timeout_s / len(addresses)
-                )
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-                failure = error
-        raise SourceFailed(
-            "the URL's host does not accept connections",
-            reason="SOURCE_UNAVAILABLE",
-            retryable=True,
-        ) from failure
+def _without_user(url: SplitResult) -> str:
+    return url.netloc.rpartition("@")[2]
 
 
 def _header(response: httpcore2.Response, name: bytes) -> str:
@@ -292,7 +279,3 @@ def _too_large(max_bytes: int) -> InvalidImage:
         reason="IMAGE_TOO_LARGE",
         max_image_bytes=str(max_bytes),
     )
-
-
-def _not_allowed() -> SourceNotAllowed:
-    return SourceNotAllowed("this server does not fetch from the URL's address")
