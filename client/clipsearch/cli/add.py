@@ -6,8 +6,10 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,6 +41,15 @@ def add(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Store this with each image. May be repeated."),
     ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="'NAME: VALUE'|@FILE",
+            help="Have the server send this to the URLs' hosts, such as Authorization. May be "
+            "repeated. The list of processes shows it to other users of this machine: @FILE reads "
+            "headers from a file instead, one a line.",
+        ),
+    ] = None,
     collection: CollectionOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -49,6 +60,7 @@ def add(
     own: its source, the outcome, and the image or the error.
     """
     labels = _parse_metadata(metadata or [])
+    headers = _parse_headers(header or [])
     sought = find_sources(_arguments(sources))
     # A bar between lines of JSON on one terminal would be in the way.
     progress = new_progress(hidden=as_json and stdout.is_terminal)
@@ -58,7 +70,7 @@ def add(
         max_bytes = client.server_info().limits.max_image_bytes
         try:
             with progress:
-                items = _items(sought.found, labels, max_bytes, report)
+                items = _items(sought.found, labels, headers, max_bytes, report)
                 for result in client.add_images(items, collection=collection):
                     report.record(sought.found[int(result.item_id)], result)
         finally:  # whatever was added before a failure or Ctrl-C is there
@@ -130,8 +142,36 @@ def _parse_metadata(pairs: Sequence[str]) -> Metadata:
     return metadata
 
 
+def _parse_headers(arguments: Sequence[str]) -> dict[str, str]:
+    """No message shows a value: it is a secret."""
+    lines: list[str] = []
+    for argument in arguments:
+        if not argument.startswith("@"):
+            lines.append(argument)
+            continue
+        try:
+            content = Path(argument[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "is not text"
+            raise typer.BadParameter(f"{argument[1:]}: {reason}", param_hint="--header") from error
+        lines += [line for line in content.splitlines() if line.strip()]
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise typer.BadParameter("expected 'NAME: VALUE' or @FILE", param_hint="--header")
+        if name.strip().lower() in map(str.lower, headers):
+            raise typer.BadParameter("one header is given twice", param_hint="--header")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
 def _items(
-    sources: Sequence[Source], metadata: Metadata, max_bytes: int, report: _Report
+    sources: Sequence[Source],
+    metadata: Metadata,
+    headers: Mapping[str, str],
+    max_bytes: int,
+    report: _Report,
 ) -> Iterator[AddItem]:
     for number, source in enumerate(sources):
         try:
@@ -139,4 +179,4 @@ def _items(
         except UnreadableError as error:
             report.refuse(source, str(error))
         else:
-            yield item
+            yield item if item.url is None else replace(item, fetch_headers=headers)

@@ -223,8 +223,14 @@ async def test_no_query_text_and_no_url_is_logged(
 ) -> None:
     fetcher.bodies[f"{URL}?token=hush"] = png("red")
     with caplog.at_level(logging.INFO):
-        await service.AddImage(pb.AddImageRequest(url=f"{URL}?token=hush"))
+        headers = {"Authorization": "hush"}
+        await service.AddImage(pb.AddImageRequest(url=f"{URL}?token=hush", fetch_headers=headers))
+        bad = pb.AddImageRequest(url=URL, fetch_headers={"Host": "hush"})
+        status = await status_of(service.AddImage(bad))
+        assert reason_of(status) == "INVALID_FIELD"
         await service.QueryText(pb.QueryTextRequest(text="my private wish"))
+    assert fetcher.headers == {f"{URL}?token=hush": headers}
+    assert "hush" not in str(status)
     assert "method=QueryText code=OK" in caplog.text
     assert "hush" not in caplog.text
     assert "wish" not in caplog.text

@@ -68,6 +68,38 @@ def test_a_folder_is_searched_to_the_bottom(
     assert "2 other files passed over" in result.stdout
 
 
+def test_headers_go_with_urls_only(service: ScriptedService, run: Run, folder: Path) -> None:
+    seen = requests_of(service)
+    file = folder / "headers.txt"
+    file.write_text("X-Key: a:b\n\nX-Empty:\n")
+    result = run(
+        *("add", "https://example.com/cat.jpg", str(folder / "a.JPG")),
+        *("--header", "Authorization: Bearer hush", "--header", f"@{file}"),
+    )
+    assert result.exit_code == 0, result.stderr
+    expected = {"Authorization": "Bearer hush", "X-Key": "a:b", "X-Empty": ""}
+    assert [dict(request.fetch_headers) for request in seen] == [expected, {}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["hush"], "expected 'NAME: VALUE' or @FILE"),
+        ([": hush"], "expected 'NAME: VALUE' or @FILE"),
+        (["a: hush", "A: hush"], "one header is given twice"),
+        (["@/nowhere"], "/nowhere: No such file or directory"),
+    ],
+)
+def test_what_is_no_header_is_refused_and_not_shown(
+    run: Run, arguments: list[str], message: str
+) -> None:
+    options = [part for argument in arguments for part in ("--header", argument)]
+    result = run("add", "https://example.com/cat.jpg", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "hush" not in result.stderr
+
+
 def test_urls_files_metadata_and_collection(
     service: ScriptedService, run: Run, folder: Path
 ) -> None:
