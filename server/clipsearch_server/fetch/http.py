@@ -12,6 +12,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from importlib.metadata import version
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from types import MappingProxyType
 from typing import Self
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
@@ -214,22 +215,24 @@ class HttpFetcher:
             ) from error
 
     async def _read(self, chunks: AsyncIterator[bytes]) -> bytes:
-        body = bytearray()
-        count = 0
-        async for chunk in chunks:
-            body += chunk
-            count += 1
-            if len(body) > self._max_bytes:
-                raise _too_large(self._max_bytes)
-            if count > _MANY_CHUNKS and len(body) < count * _MIN_CHUNK_BYTES:
-                raise SourceFailed(
-                    "the URL's host sends the image in unduly small pieces",
-                    reason="SOURCE_UNAVAILABLE",
-                    retryable=False,
-                )
-            if count % _CHUNKS_A_TURN == 0:
-                await asyncio.sleep(0)  # what was received at once is read without giving way
-        return bytes(body)
+        size = count = 0
+        # Pages are taken as they are filled, and given back at once, which malloc does not do.
+        with mmap(-1, self._max_bytes, flags=MAP_PRIVATE | MAP_ANONYMOUS) as body:
+            async for chunk in chunks:
+                size += len(chunk)
+                count += 1
+                if size > self._max_bytes:
+                    raise _too_large(self._max_bytes)
+                body.write(chunk)
+                if count > _MANY_CHUNKS and size < count * _MIN_CHUNK_BYTES:
+                    raise SourceFailed(
+                        "the URL's host sends the image in unduly small pieces",
+                        reason="SOURCE_UNAVAILABLE",
+                        retryable=False,
+                    )
+                if count % _CHUNKS_A_TURN == 0:
+                    await asyncio.sleep(0)  # what was received at once is read without giving way
+            return body[:size]
 
     def _redirect(self, source: SourceUrl, location: str) -> SourceUrl:
         """Returns where a redirect leads, by the rules for any URL and one more: from https never

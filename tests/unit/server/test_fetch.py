@@ -333,6 +333,31 @@ async def test_too_many_bytes(respond: Respond) -> None:
     assert error.metadata["max_image_bytes"] == str(MAX_BYTES)
 
 
+@pytest.mark.parametrize("head", ["", f"Content-Length: {10**9}\r\n", "Content-Length: 7\r\n"])
+async def test_little_more_is_read_than_may_be(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, read = asyncio.get_running_loop(), 0
+    receive = loop.sock_recv
+
+    async def count(connection: socket.socket, max_bytes: int) -> bytes:
+        nonlocal read
+        data = await receive(connection, max_bytes)
+        read += len(data)
+        return data
+
+    async def respond(exchange: Exchange) -> None:
+        await exchange.send(f"HTTP/1.1 200 OK\r\n{head}\r\n".encode())
+        while True:
+            await exchange.send(bytes(10_000))
+
+    monkeypatch.setattr(loop, "sock_recv", count)
+    async with serve(respond) as host:
+        try:
+            assert await fetch(host.url) == bytes(7)
+        except InvalidImage as error:
+            assert error.reason == "IMAGE_TOO_LARGE"
+    assert 0 < read <= MAX_BYTES + 65_536
+
+
 async def test_as_many_bytes_as_allowed() -> None:
     async with serve(answer(body=bytes(MAX_BYTES))) as host:
         assert len(await fetch(host.url)) == MAX_BYTES
