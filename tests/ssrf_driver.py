@@ -274,7 +274,7 @@ def through_the_server(canary: Canary) -> dict[str, object]:
     sample += [f"http://dns{i}.test/" for i in range(0, len(addresses), 30)]
     results: Counter[str] = Counter()
     told: set[str] = set()
-    with ServerProcess("--data-dir", sys.argv[1]) as server:
+    with ServerProcess("--data-dir", sys.argv[1], "--log-level", "DEBUG") as server:
         _, _, port = server.address.rpartition(":")
         canary.expected.add(("tcp", "127.0.0.1", int(port)))
         with SearchClient(server.address) as client:

@@ -152,7 +152,7 @@ class HttpFetcher:
         clock = asyncio.get_running_loop().time
         for _ in range(self._max_redirects + 1):
             # The host's place first: who waits for a busy host must not hold a place for any.
-            async with self._host_places.take(target.host), self._places:
+            async with self._host_places.take(target.host.removesuffix(".")), self._places:
                 started = clock()
                 try:
                     async with asyncio.timeout(remaining_s):

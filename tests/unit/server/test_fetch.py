@@ -10,7 +10,7 @@ import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
 from typing import Any
@@ -351,10 +351,8 @@ async def test_little_more_is_read_than_may_be(head: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(loop, "sock_recv", count)
     async with serve(respond) as host:
-        try:
+        with suppress(InvalidImage):
             assert await fetch(host.url) == bytes(7)
-        except InvalidImage as error:
-            assert error.reason == "IMAGE_TOO_LARGE"
     assert 0 < read <= MAX_BYTES + 65_536
 
 
