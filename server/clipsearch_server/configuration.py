@@ -39,8 +39,9 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
     origins: dict[tuple[str, ...], str] = {}
     for path, _ in leaves:
         flag, variable = _flag(path), _variable(path)
-        if flags["_".join(path)] is not None:
-            _set(values, path, flags["_".join(path)])
+        given = flags["_".join(path)]
+        if given is not None:
+            _set(values, path, given if isinstance(given, str) else ",".join(given))
             origins[path] = flag
         elif variable in environ:
             _set(values, path, environ[variable])
@@ -114,6 +115,7 @@ def _parser(leaves: Sequence[tuple[tuple[str, ...], FieldInfo]]) -> argparse.Arg
         sections[path[:-1]].add_argument(
             _flag(path),
             dest="_".join(path),
+            action="append" if get_origin(field.annotation) is tuple else "store",
             metavar=_metavar(field.annotation),
             help=f"{field.description} [{_shown(path, field.default)}]",
         )

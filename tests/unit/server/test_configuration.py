@@ -59,6 +59,8 @@ def test_a_list_has_commas_or_is_one(tmp_path: Path) -> None:
         part for name, text in texts.items() for part in (f"--fetch-{name.replace('_', '-')}", text)
     ]
     assert load_settings(flags, {}).fetch.policy == expected
+    repeated = ["--fetch-ports", "443", "--fetch-ports", "8000-8099"]
+    assert load_settings([*flags[:4], *repeated], {}).fetch.policy == expected
     environ = {f"CLIPSEARCH_FETCH_{name.upper()}": text for name, text in texts.items()}
     assert load_settings([], environ).fetch.policy == expected
     file = tmp_path / "clipsearch.toml"
