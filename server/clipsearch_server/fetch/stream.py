@@ -14,8 +14,6 @@ import httpcore2
 from anyio.abc import ByteStream
 from anyio.streams.tls import TLSStream
 
-_MAX_READ_BYTES = 65_536
-
 # All that may come before a body: HTTP sets no bound to headers and interim answers (1xx).
 _MAX_HEAD_BYTES = 131_072
 
@@ -55,7 +53,7 @@ class HostStream(httpcore2.AsyncNetworkStream):
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
             async with asyncio.timeout(timeout):
-                data = await self._transport.receive(min(max_bytes, _MAX_READ_BYTES))
+                data = await self._transport.receive(max_bytes)
         except anyio.EndOfStream:
             return b""
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
@@ -109,7 +107,7 @@ class _Socket(ByteStream):
         self._connection = connection
         self._loop = asyncio.get_running_loop()
 
-    async def receive(self, max_bytes: int = _MAX_READ_BYTES) -> bytes:
+    async def receive(self, max_bytes: int = 65_536) -> bytes:
         await asyncio.sleep(0)  # of a host that is fast enough, the loop reads without giving way
         try:
             data = await self._loop.sock_recv(self._connection, max_bytes)
