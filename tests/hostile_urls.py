@@ -30,7 +30,7 @@ _METADATA = (
 # Whom an IPv6 address may embed: even a public one, which could be behind a gateway.
 _EMBEDDED = (
     "127.0.0.1", "10.0.0.1", "169.254.169.254", "172.16.0.1", "192.168.0.1", "100.64.0.1",
-    "168.63.129.16", "0.0.0.0", "93.184.216.34",
+    "168.63.129.16", "0.0.0.0", "198.18.0.1", "224.0.0.1", "93.184.216.34",
 )  # fmt: skip
 
 
@@ -39,9 +39,9 @@ def addresses() -> list[str]:
     found = dict.fromkeys(_METADATA)
     for name in _NETWORKS:
         network = ip_network(name)
-        for place in (0, 1, network.num_addresses // 2, -2, -1):
-            if place < network.num_addresses:
-                found[str(network[place] if network.num_addresses > 1 else network[0])] = None
+        size = network.num_addresses
+        for place in (0, 1, size // 4, size // 2, size // 4 * 3, size - 2, size - 1):
+            found[str(network[max(0, min(place, size - 1))])] = None
     for inner in map(IPv4Address, _EMBEDDED):
         found |= dict.fromkeys(_embeddings(int(inner)))
     return list(found)

@@ -215,8 +215,9 @@ async def attack(dns: DnsStub, canary: Canary) -> list[dict[str, object]]:
     many = names_for("many", ([[PUBLIC_V4] * 200 + [it]] for it in addresses[:20]))
     await row("dns: by tcp", [f"http://{name}/image" for name in many])
     for code in REDIRECTS:
-        targets = [literal(address) for address in addresses] + urls + named
-        await row(f"redirect: {code}", [redirect(code, target) for target in targets])
+        await row(f"redirect: {code}", [redirect(code, literal(address)) for address in addresses])
+    await row("redirect: to urls", [redirect(302, url) for url in urls])
+    alone += names
     await row("redirect: to names", [redirect(302, f"http://{name}/") for name in alone])
     rebinding = names_for("rebind", ([[PUBLIC_V4], [it]] for it in addresses))
     await row("rebinding: first", [f"http://{name}/image" for name in rebinding])
