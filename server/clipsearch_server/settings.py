@@ -81,6 +81,11 @@ def _listed(value: object) -> object:
     return value
 
 
+def _network(value: object) -> Network:
+    """Accepts a network such as 10.0.0.0/8; a number, which Python takes too, is a slip."""
+    return ip_network(str(value))
+
+
 def _ports(value: object) -> object:
     """Accepts a port or several, as a text or a number."""
     port_range(str(value))
@@ -91,7 +96,7 @@ Hosts = Annotated[
     tuple[Annotated[str, AfterValidator(host_pattern)], ...], BeforeValidator(_listed)
 ]
 Networks = Annotated[
-    tuple[Annotated[Network, BeforeValidator(ip_network)], ...], BeforeValidator(_listed)
+    tuple[Annotated[Network, BeforeValidator(_network)], ...], BeforeValidator(_listed)
 ]
 Ports = Annotated[
     tuple[Annotated[str, BeforeValidator(_ports)], ...],
