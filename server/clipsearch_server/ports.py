@@ -40,6 +40,7 @@ class StoredImage:
     size_bytes: int  # of the encoded image
     create_time: datetime  # aware, UTC, whole microseconds
     update_time: datetime
+    duplicate_of: UUID | None = None  # if linked: it had the same content when this was stored
 
 
 @dataclass(frozen=True, slots=True)
