@@ -36,6 +36,7 @@ class FakeEncoder:
         self.gate = asyncio.Event()
         self.gate.set()
         self.images_embedded = 0
+        self.most_waiting = 0  # calls at the gate at one time
         self._waiting = 0
         self._changed = asyncio.Condition()
 
@@ -70,6 +71,7 @@ class FakeEncoder:
     async def _count(self, change: int) -> None:
         async with self._changed:
             self._waiting += change
+            self.most_waiting = max(self.most_waiting, self._waiting)
             self._changed.notify_all()
 
 

@@ -17,8 +17,8 @@ from blockbuster import BlockBuster
 from clipsearch import AddItem, AsyncSearchClient
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
-from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.budget import Budget
+from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.indexes.qdrant.collection import CollectionLayout
 from clipsearch_server.indexes.qdrant.index import QdrantIndex
