@@ -10,6 +10,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsearch_server.budget import Budget
 from clipsearch_server.errors import SourceFailed
 from clipsearch_server.ports import (
     EmbeddedPage,
@@ -76,17 +77,20 @@ class FakeEncoder:
 
 
 class FakeFetcher:
-    """Delivers ``bodies`` by their URL; any other URL is a 404."""
+    """Delivers ``bodies`` by their URL, as there is memory for them; any other URL is a 404."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Budget) -> None:
         self.bodies: dict[str, bytes] = {}
+        self._memory = memory
 
     async def fetch(self, url: str) -> bytes:
         if url not in self.bodies:
             raise SourceFailed(
                 "the host answered 404", reason="SOURCE_HTTP_STATUS", retryable=False, status="404"
             )
-        return self.bodies[url]
+        body = self.bodies[url]
+        await self._memory.acquire(len(body))
+        return body
 
 
 class FakeIndex:

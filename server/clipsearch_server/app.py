@@ -80,12 +80,14 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         # First, as Edge's process starts before gRPC does: gRPC's threads do not survive a fork.
         index = await _open_index(stack, settings, model.card)
         encoder = await _open_encoder(stack, settings, model)
+        memory = Budget(settings.max_in_flight_mib * 2**20)
         fetcher = None
         if settings.fetch.enabled:
             fetcher = await stack.enter_async_context(
                 HttpFetcher(
                     timeout_s=settings.fetch.timeout_s,
                     max_bytes=settings.image.max_bytes,
+                    memory=memory,
                     max_redirects=settings.fetch.max_redirects,
                     allow_private=settings.fetch.allow_private,
                     max_concurrent=settings.fetch.max_concurrent,
@@ -97,7 +99,6 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
                 settings.image.decode_threads or os.cpu_count(), thread_name_prefix="decode"
             )
         )
-        memory = Budget(settings.max_in_flight_mib * 2**20)
         engine = SearchEngine(
             encoder=encoder,
             index=index,

@@ -122,8 +122,8 @@ class SearchEngine:
     may not be added by URL. What an encoder or an index raises is passed on.
 
     Adding is held back, and never refused, by what comes after: at most ``max_decoded`` images are
-    decoded and not yet embedded, and what is fetched waits for its part of ``memory``, the bytes of
-    all images under way.
+    decoded and not yet embedded. ``memory`` is the bytes of all encoded images under way: callers
+    take what they bring, and the fetcher what it fetches.
     """
 
     def __init__(
@@ -163,8 +163,10 @@ class SearchEngine:
             if new.content is not None:
                 return await self._add_content(new, self._checked(new.content))
             content = await self._fetch(new)
-            async with self._memory.take(len(content)):
+            try:
                 return await self._add_content(new, content)
+            finally:
+                self._memory.release(len(content))
         except InvalidImage as error:
             error.field = "content" if new.url is None else "url"
             raise

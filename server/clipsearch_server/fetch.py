@@ -19,6 +19,7 @@ from typing import Self, TypeAlias
 import httpcore2
 
 from clipsearch_server.addresses import is_allowed
+from clipsearch_server.budget import Budget
 from clipsearch_server.errors import InvalidImage, InvalidRequest, SourceFailed, SourceNotAllowed
 from clipsearch_server.source_url import SourceUrl
 from clipsearch_server.turns import Turns
@@ -60,6 +61,7 @@ class HttpFetcher:
         *,
         timeout_s: float,
         max_bytes: int,
+        memory: Budget,
         max_redirects: int = 3,
         max_concurrent: int = 32,
         max_concurrent_per_host: int = 4,
@@ -69,11 +71,12 @@ class HttpFetcher:
     ) -> None:
         """``timeout_s`` bounds the network's share of a fetch, all redirects included; waiting for
         one of the ``max_concurrent`` places (``max_concurrent_per_host`` for each host) comes on
-        top. ``resolve`` defaults to the system's resolver, ``ssl_context`` to the system's
-        authorities.
+        top, and so does waiting for ``memory``. ``resolve`` defaults to the system's resolver,
+        ``ssl_context`` to the system's authorities.
         """
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
+        self._memory = memory
         self._max_redirects = max_redirects
         self._allow_private = allow_private
         self._places = asyncio.Semaphore(max_concurrent)
@@ -124,8 +127,10 @@ class HttpFetcher:
                         retryable=True,
                     ) from error
                 remaining_s -= clock() - started
-            if isinstance(answer, bytes):
-                return answer
+                if isinstance(answer, bytes):
+                    # With the place: what waits for memory is bounded by the number of places.
+                    await self._memory.acquire(len(answer))
+                    return answer
             target = answer
         raise SourceFailed(
             f"the URL redirects more than {self._max_redirects} times",

@@ -162,7 +162,8 @@ class ImageFetcher(Protocol):
     """Fetches an image by its URL."""
 
     async def fetch(self, url: str) -> bytes:
-        """Returns the body that the URL delivers.
+        """Returns the body that the URL delivers. Its bytes are taken from the memory that the
+        adapter shares with the engine; the caller gives them back.
 
         Raises InvalidRequest (field ``url``) if the URL is malformed, SourceNotAllowed if this
         server does not go there, SourceFailed if its host does not deliver, InvalidImage

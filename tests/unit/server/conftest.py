@@ -50,11 +50,6 @@ def index() -> FakeIndex:
 
 
 @pytest.fixture
-def fetcher() -> FakeFetcher:
-    return FakeFetcher()
-
-
-@pytest.fixture
 def executor() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(2) as executor:
         yield executor
@@ -63,6 +58,11 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 @pytest.fixture
 def memory() -> Budget:
     return Budget(200_000)
+
+
+@pytest.fixture
+def fetcher(memory: Budget) -> FakeFetcher:
+    return FakeFetcher(memory)
 
 
 @pytest.fixture

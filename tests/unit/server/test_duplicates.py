@@ -215,11 +215,13 @@ class PausingIndex(FakeIndex):
 
 @contextmanager
 def an_engine(
-    duplicates: Duplicates, index: FakeIndex, fetcher: FakeFetcher, tokenizer: Tokenizer
-) -> Iterator[SearchEngine]:
+    duplicates: Duplicates, index: FakeIndex, tokenizer: Tokenizer
+) -> Iterator[tuple[SearchEngine, FakeFetcher]]:
     """An engine without threads, in which the same calls always interleave in the same way."""
+    memory = Budget(1000)
+    fetcher = FakeFetcher(memory)
     with InThisThread() as executor:
-        yield SearchEngine(
+        engine = SearchEngine(
             encoder=FakeEncoder(),
             index=index,
             fetcher=fetcher,
@@ -230,9 +232,10 @@ def an_engine(
             executor=executor,
             max_image_bytes=1000,
             max_decoded=4,
-            memory=Budget(1000),
+            memory=memory,
             duplicates=duplicates,
         )
+        yield engine, fetcher
 
 
 @pytest.mark.parametrize("duplicates", ALL)
@@ -277,8 +280,7 @@ def test_outcomes_are_those_of_a_simple_model(
             hits = (await engine.query_text(colour, limit=100)).hits
             assert next(hit.score for hit in hits if hit.image.id == image.id) > 0.9
 
-    fetcher = FakeFetcher()
-    with an_engine(duplicates, FakeIndex(), fetcher, tokenizer) as engine:
+    with an_engine(duplicates, FakeIndex(), tokenizer) as (engine, fetcher):
         asyncio.run(check())
 
 
@@ -315,6 +317,5 @@ def test_however_adds_interleave_one_point_a_content_is_left(
         for (colour, *_), one in zip(adds, added, strict=True):
             assert one.image.sha256 == hashlib.sha256(png(colour)).hexdigest()
 
-    fetcher = FakeFetcher()
-    with an_engine("refuse", PausingIndex(pauses), fetcher, tokenizer) as engine:
+    with an_engine("refuse", PausingIndex(pauses), tokenizer) as (engine, fetcher):
         asyncio.run(check())
