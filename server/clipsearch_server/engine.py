@@ -191,16 +191,14 @@ class SearchEngine:
         sha256: str,
         image_id: UUID,
         stored: StoredImage | None,  # under the id
-        original: StoredImage | None,  # of the same content
+        original: StoredImage | None,  # of the same content, perhaps the same
     ) -> AddedImage:
-        keeps_content = stored is not None and stored.sha256 == sha256
-        known = stored if keeps_content else original
-        picture = await self._picture_of(known) if known else None
+        picture = await self._picture_of(original) if original else None
         if picture is None:
             original = None  # if there was one, it is gone
             picture = await self._embed(content)
         duplicate_of: UUID | None = None
-        if stored is not None and keeps_content:
+        if stored is not None and stored.sha256 == sha256:
             duplicate_of = stored.duplicate_of
         elif original is not None and self._duplicates == "link":
             duplicate_of = original.id
