@@ -42,7 +42,7 @@ def main() -> None:
     options = ["--model-dir", arguments.model_dir] if arguments.model_dir else []
     with (
         tempfile.TemporaryDirectory() as folder,
-        ServerProcess("--data-dir", folder, *options) as server,
+        ServerProcess("--data-dir", folder, "--duplicates", "allow", *options) as server,
     ):
         fill(server.address, arguments.images)
         for callers in (1, 32):

@@ -10,6 +10,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsearch_server.budget import Budget
 from clipsearch_server.errors import SourceFailed
 from clipsearch_server.ports import (
     EmbeddedPage,
@@ -36,6 +37,7 @@ class FakeEncoder:
         self.gate = asyncio.Event()
         self.gate.set()
         self.images_embedded = 0
+        self.most_waiting = 0  # calls at the gate at one time
         self._waiting = 0
         self._changed = asyncio.Condition()
 
@@ -70,15 +72,17 @@ class FakeEncoder:
     async def _count(self, change: int) -> None:
         async with self._changed:
             self._waiting += change
+            self.most_waiting = max(self.most_waiting, self._waiting)
             self._changed.notify_all()
 
 
 class FakeFetcher:
-    """Delivers ``bodies`` by their URL; any other URL is a 404."""
+    """Delivers ``bodies`` by their URL, as there is memory for them; any other URL is a 404."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Budget) -> None:
         self.bodies: dict[str, bytes] = {}
         self.headers: dict[str, Mapping[str, str]] = {}  # as they came, by URL
+        self._memory = memory
 
     async def fetch(self, url: str, headers: Mapping[str, str]) -> bytes:
         self.headers[url] = headers
@@ -86,7 +90,9 @@ class FakeFetcher:
             raise SourceFailed(
                 "the host answered 404", reason="SOURCE_HTTP_STATUS", retryable=False, status="404"
             )
-        return self.bodies[url]
+        body = self.bodies[url]
+        await self._memory.acquire(len(body))
+        return body
 
 
 class FakeIndex:

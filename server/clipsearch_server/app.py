@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
+from clipsearch_server.budget import Budget
 from clipsearch_server.encoders.batching import BatchingEncoder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import StartupError
@@ -79,6 +80,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         # First, as Edge's process starts before gRPC does: gRPC's threads do not survive a fork.
         index = await _open_index(stack, settings, model.card)
         encoder = await _open_encoder(stack, settings, model)
+        memory = Budget(settings.max_in_flight_mib * 2**20)
         fetcher = None
         if settings.fetch.enabled:
             fetcher = await stack.enter_async_context(
@@ -87,6 +89,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
                     proxy=settings.fetch.proxy,
                     timeout_s=settings.fetch.timeout_s,
                     max_bytes=settings.image.max_bytes,
+                    memory=memory,
                     max_redirects=settings.fetch.max_redirects,
                     max_concurrent=settings.fetch.max_concurrent,
                     max_concurrent_per_host=settings.fetch.max_concurrent_per_host,
@@ -111,15 +114,26 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             ),
             executor=executor,
             max_image_bytes=settings.image.max_bytes,
+            max_decoded=_max_decoded(settings),
+            memory=memory,
+            duplicates=settings.duplicates,
         )
         health = HealthReporter({"encoder": encoder.health, "index": index.health})
-        server, address = _server(settings, engine, _info(settings, model.card), health)
+        server, address = _server(settings, engine, memory, _info(settings, model.card), health)
         await health.check()
         await server.start()
         stack.push_async_callback(server.stop, 0)
         reporter = asyncio.create_task(health.report(), name="health")
         stack.callback(reporter.cancel)
         yield App(address, server, health, settings.grace_s)
+
+
+def _max_decoded(settings: Settings) -> int:
+    """How many images may be decoded and not yet embedded: the encoder's batches under way, one
+    more that is ready for it, and those that are being decoded."""
+    batches = settings.triton.max_in_flight if settings.encoder.backend == "triton" else 1
+    decoders = settings.image.decode_threads or os.cpu_count() or 1
+    return min((batches + 1) * settings.encoder.max_batch + decoders, settings.encoder.max_waiting)
 
 
 async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelFolder) -> Encoder:
@@ -214,7 +228,11 @@ async def _open_index(stack: AsyncExitStack, settings: Settings, card: ModelCard
 
 
 def _server(
-    settings: Settings, engine: SearchEngine, info: pb.GetServerInfoResponse, health: HealthReporter
+    settings: Settings,
+    engine: SearchEngine,
+    memory: Budget,
+    info: pb.GetServerInfoResponse,
+    health: HealthReporter,
 ) -> tuple[grpc.aio.Server, str]:
     server = grpc.aio.server(
         interceptors=[
@@ -237,6 +255,7 @@ def _server(
         collection=settings.collection,
         default_limit=settings.default_limit,
         max_in_flight_per_stream=settings.max_in_flight_per_stream,
+        memory=memory,
         info=info,
     )
     add_ImageSearchServiceServicer_to_server(ImageSearchServicer(engine, options), server)

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from time import perf_counter
-from typing import TypeVar
+from typing import Literal, TypeAlias, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from clipsearch_server.budget import Budget
 from clipsearch_server.errors import ImageNotFound, InvalidImage, InvalidRequest
 from clipsearch_server.image import DecodedImage
 from clipsearch_server.ports import (
@@ -65,12 +66,28 @@ class AddOutcome(Enum):
     DUPLICATE = "duplicate"
 
 
+# What an image is whose id is new and whose content is stored under another one: nothing that is
+# stored, a copy that names the other, or an image like any.
+Duplicates: TypeAlias = Literal["refuse", "link", "allow"]
+
+
 @dataclass(frozen=True, slots=True)
 class AddedImage:
     """An image as it is stored now, and what adding it changed."""
 
     image: StoredImage
     outcome: AddOutcome
+    duplicate_of: UUID | None = None  # set if the outcome is DUPLICATE
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """What an image's content alone decides."""
+
+    media_type: str
+    width_px: int
+    height_px: int
+    embedding: Embeddings  # (1, d)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +121,10 @@ class SearchEngine:
     would stop the event loop: decoding, hashing, tokenising long texts. Its
     number of threads bounds how many images are decoded at a time. ``fetcher`` is None where images
     may not be added by URL. What an encoder or an index raises is passed on.
+
+    Adding is held back, and never refused, by what comes after: at most ``max_decoded`` images are
+    decoded and not yet embedded. ``memory`` is the bytes of all encoded images under way: callers
+    take what they bring, and the fetcher what it fetches.
     """
 
     def __init__(
@@ -116,6 +137,9 @@ class SearchEngine:
         decode: Callable[[bytes], DecodedImage],
         executor: Executor,
         max_image_bytes: int,
+        max_decoded: int,
+        memory: Budget,
+        duplicates: Duplicates,
     ) -> None:
         self._encoder = encoder
         self._index = index
@@ -124,36 +148,61 @@ class SearchEngine:
         self._decode = decode
         self._executor = executor
         self._max_image_bytes = max_image_bytes
+        self._decoded = asyncio.Semaphore(max_decoded)
+        self._memory = memory
+        self._duplicates: Duplicates = duplicates
         self._turns = Turns(1)
 
     async def add(self, new: NewImage) -> AddedImage:
-        """Adds one image; returns when it is durable.
+        """Adds one image; returns when it is durable. The caller has taken its part of ``memory``
+        for a content that it gives.
 
         Raises InvalidRequest, SourceNotAllowed, SourceFailed or InvalidImage if the source is at
         fault.
         """
         try:
-            content = await self._read(new)
-            sha256 = await self._in_thread(_sha256, content)
-            image_id = new.id or _derived_id(new.url, sha256)
-            # What is looked up must still be so when it is acted upon. Two adds may differ in one
-            # and share the other; all take the id's turn first, so none waits in a circle.
-            async with self._turns.take(image_id), self._turns.take(sha256):
-                return await self._add(new, content, sha256, image_id)
+            if new.content is not None:
+                return await self._add_content(new, self._checked(new.content))
+            content = await self._fetch(new)
+            try:
+                return await self._add_content(new, content)
+            finally:
+                self._memory.release(len(content))
         except InvalidImage as error:
             error.field = "content" if new.url is None else "url"
             raise
 
-    async def _add(self, new: NewImage, content: bytes, sha256: str, image_id: UUID) -> AddedImage:
-        stored = await self._stored(image_id)
-        if stored is not None and _is_same(stored, new, sha256):
-            return AddedImage(stored, AddOutcome.UNCHANGED)
-        if stored is None and new.id is None:
-            twin = await self._index.find_content(sha256)
-            if twin is not None:
-                return AddedImage(twin, AddOutcome.DUPLICATE)
-        decoded = await self._in_thread(self._decode, content)
-        embeddings = await self._encoder.encode_image(decoded.pixels[None])
+    async def _add_content(self, new: NewImage, content: bytes) -> AddedImage:
+        sha256 = await self._in_thread(_sha256, content)
+        image_id = new.id or _derived_id(new.url, sha256)
+        # What is looked up must still be so when it is acted upon. Two adds may differ in one
+        # and share the other; all take the id's turn first, so none waits in a circle.
+        async with self._turns.take(image_id), self._turns.take(sha256):
+            stored, original = await asyncio.gather(self._stored(image_id), self._original(sha256))
+            if stored is not None and _is_same(stored, new, sha256):
+                return AddedImage(stored, AddOutcome.UNCHANGED)
+            if stored is None and original is not None and self._duplicates == "refuse":
+                return AddedImage(original, AddOutcome.DUPLICATE, original.id)
+            return await self._store(new, content, sha256, image_id, stored, original)
+
+    async def _store(
+        self,
+        new: NewImage,
+        content: bytes,
+        sha256: str,
+        image_id: UUID,
+        stored: StoredImage | None,  # under the id
+        original: StoredImage | None,  # of the same content, perhaps the same
+    ) -> AddedImage:
+        picture = await self._picture_of(original) if original else None
+        if picture is None:
+            original = None  # if there was one, it is gone
+            picture = await self._embed(content)
+        duplicate_of: UUID | None = None
+        if stored is not None and stored.sha256 == sha256:
+            duplicate_of = stored.duplicate_of
+        elif original is not None and self._duplicates == "link":
+            duplicate_of = original.id
         now = datetime.now(UTC)
         image = StoredImage(
             id=image_id,
@@ -161,15 +210,20 @@ class SearchEngine:
             uri=_uri(new),
             metadata=new.metadata,
             sha256=sha256,
-            media_type=decoded.media_type,
-            width_px=decoded.width_px,
-            height_px=decoded.height_px,
+            media_type=picture.media_type,
+            width_px=picture.width_px,
+            height_px=picture.height_px,
             size_bytes=len(content),
             create_time=stored.create_time if stored else now,
             update_time=now,
+            duplicate_of=duplicate_of,
         )
-        await self._index.upsert([image], embeddings)
-        return AddedImage(image, AddOutcome.REPLACED if stored else AddOutcome.ADDED)
+        await self._index.upsert([image], picture.embedding)
+        if stored is not None:
+            return AddedImage(image, AddOutcome.REPLACED)
+        if duplicate_of is not None:
+            return AddedImage(image, AddOutcome.DUPLICATE, duplicate_of)
+        return AddedImage(image, AddOutcome.ADDED)
 
     async def query_text(
         self, text: str, *, limit: int, offset: int = 0, score_threshold: float | None = None
@@ -251,16 +305,17 @@ class SearchEngine:
         """What stores the embeddings: for people."""
         return self._index.description
 
-    async def _read(self, new: NewImage) -> bytes:
-        if new.content is not None:
-            if len(new.content) > self._max_image_bytes:
-                raise InvalidImage(
-                    f"the image has {len(new.content):,} bytes; at most "
-                    f"{self._max_image_bytes:,} are taken",
-                    reason="IMAGE_TOO_LARGE",
-                    max_image_bytes=str(self._max_image_bytes),
-                )
-            return new.content
+    def _checked(self, content: bytes) -> bytes:
+        if len(content) > self._max_image_bytes:
+            raise InvalidImage(
+                f"the image has {len(content):,} bytes; at most {self._max_image_bytes:,} are "
+                "taken",
+                reason="IMAGE_TOO_LARGE",
+                max_image_bytes=str(self._max_image_bytes),
+            )
+        return content
+
+    async def _fetch(self, new: NewImage) -> bytes:
         assert new.url is not None
         if self._fetcher is None:
             raise InvalidRequest(
@@ -269,6 +324,27 @@ class SearchEngine:
                 reason="FETCH_DISABLED",
             )
         return await self._fetcher.fetch(new.url, new.fetch_headers)
+
+    async def _embed(self, content: bytes) -> _Picture:
+        async with self._decoded:
+            decoded = await self._in_thread(self._decode, content)
+            embedding = await self._encoder.encode_image(decoded.pixels[None])
+        return _Picture(decoded.media_type, decoded.width_px, decoded.height_px, embedding)
+
+    async def _picture_of(self, image: StoredImage) -> _Picture | None:
+        """Returns what is stored of an image's content; None if the image is gone."""
+        page = await self._index.list_embedded(limit=1, start_id=image.id)
+        if [(found.id, found.sha256) for found in page.images] != [(image.id, image.sha256)]:
+            return None
+        return _Picture(image.media_type, image.width_px, image.height_px, page.embeddings)
+
+    async def _original(self, sha256: str) -> StoredImage | None:
+        """Returns the image that others of this content are duplicates of, if there is one."""
+        twin = await self._index.find_content(sha256)
+        if twin is None or twin.duplicate_of is None:
+            return twin
+        original = await self._stored(twin.duplicate_of)
+        return original if original is not None and original.sha256 == sha256 else twin
 
     async def _stored(self, image_id: UUID) -> StoredImage | None:
         found = await self._index.get([image_id])

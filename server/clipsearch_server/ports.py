@@ -40,6 +40,7 @@ class StoredImage:
     size_bytes: int  # of the encoded image
     create_time: datetime  # aware, UTC, whole microseconds
     update_time: datetime
+    duplicate_of: UUID | None = None  # if linked: it had the same content when this was stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +162,9 @@ class ImageFetcher(Protocol):
     """Fetches an image by its URL."""
 
     async def fetch(self, url: str, headers: Mapping[str, str]) -> bytes:
-        """Returns the body that the URL delivers. The ``headers``, which are secrets of the caller,
-        go to the URL's own scheme, host and port, and nowhere else.
+        """Returns the body that the URL delivers. Its bytes are taken from the memory that the
+        adapter shares with the engine; the caller gives them back. The ``headers``, which are
+        secrets of the caller, go to the URL's own scheme, host and port, and nowhere else.
 
         Raises InvalidRequest (field ``url``) if the URL is malformed, SourceNotAllowed if this
         server does not go there, SourceFailed if its host does not deliver, InvalidImage

@@ -315,7 +315,15 @@ class Settings(Group):
         default=1024, ge=1, description="calls served at a time; more are refused"
     )
     max_in_flight_per_stream: int = Field(
-        default=32, ge=1, le=1024, description="images of one bulk stream worked on at a time"
+        default=128, ge=1, le=1024, description="images of one bulk stream worked on at a time"
+    )
+    max_in_flight_mib: int = Field(
+        default=256, ge=1, description="MiB of encoded images worked on at a time; more wait"
+    )
+    duplicates: Literal["refuse", "link", "allow"] = Field(
+        default="refuse",
+        description="what becomes of an image whose content is stored under another id: refused, "
+        "stored as a link to that image, or stored like any other",
     )
     grace_s: float = Field(
         default=10.0, ge=0, description="seconds that calls may go on for after SIGTERM"

@@ -17,6 +17,7 @@ from blockbuster import BlockBuster
 from clipsearch import AddItem, AsyncSearchClient
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
+from clipsearch_server.budget import Budget
 from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.indexes.qdrant.collection import CollectionLayout
@@ -58,10 +59,12 @@ async def on_qdrant(model: ModelFolder) -> AsyncIterator[str]:
         max_in_flight=100,
         timeout_s=30,
     )
+    memory = Budget(2**20)
     options = ServiceOptions(
         collection="images",
         default_limit=5,
         max_in_flight_per_stream=8,
+        memory=memory,
         info=pb.GetServerInfoResponse(model=convert.model(card)),
     )
     async with OnnxEncoder(model) as encoder, index:
@@ -73,6 +76,9 @@ async def on_qdrant(model: ModelFolder) -> AsyncIterator[str]:
             decode=_never,
             executor=ThreadPoolExecutor(1),
             max_image_bytes=1,
+            max_decoded=1,
+            memory=memory,
+            duplicates="refuse",
         )
         server = grpc.aio.server(
             interceptors=[CallInterceptor(max_in_flight=100, default_deadline_s=60)]

@@ -37,6 +37,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _TIMES = ("create_time", "update_time")
 
+# The one column that may be empty, and that older dumps lack.
+_LINK = "duplicate_of"
+
 
 class DumpError(OSError):
     """The file is no dump that this version can read; the message is one line that says why."""
@@ -148,10 +151,12 @@ class DumpReader:
     def __iter__(self) -> Iterator[EmbeddedImage]:
         """Yields the images in the order of the file."""
         rows = 0
+        there = set(self._parquet.schema_arrow.names)
+        columns = [name for name in self._schema.names if name in there]
         # One row group at a time: an iteration over several keeps what it has read (tried).
         for group in range(self._parquet.num_row_groups):
             batches = self._parquet.iter_batches(
-                _BATCH_ROWS, row_groups=[group], columns=self._schema.names, use_threads=False
+                _BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False
             )
             while True:
                 with self._explained():
@@ -167,8 +172,10 @@ class DumpReader:
 
     def _images(self, batch: Any) -> list[EmbeddedImage]:
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            if column.null_count:
+            if column.null_count and name != _LINK:
                 raise DumpError(f"the column {name} has empty rows")
+        if _LINK not in batch.schema.names:
+            batch = batch.append_column(_LINK, pa.nulls(len(batch), pa.string()))
         # By name and type, because other programs may have written the columns as they saw fit.
         batch = batch.select(self._schema.names).cast(self._schema)
         dim = self._schema.field("embedding").type.list_size
@@ -183,7 +190,11 @@ class DumpReader:
         return [
             EmbeddedImage(
                 image=Image(
-                    **(values | {"metadata": self._metadata(values["metadata"])}),
+                    **(
+                        values
+                        | {"metadata": self._metadata(values["metadata"])}
+                        | {_LINK: values[_LINK] or ""}
+                    ),
                     **{name: _EPOCH + times[name][row] * _MICROSECOND for name in _TIMES},
                 ),
                 embedding=embeddings[row * dim : (row + 1) * dim],
@@ -215,7 +226,7 @@ class DumpReader:
 
     def _check_columns(self) -> None:
         there = set(self._parquet.schema_arrow.names)
-        if missing := [name for name in self._schema.names if name not in there]:
+        if missing := [name for name in self._schema.names if name not in {*there, _LINK}]:
             raise DumpError(f"lacks the columns {', '.join(missing)}")
 
     @contextmanager
@@ -246,9 +257,12 @@ def _schema(embedding_dim: int) -> Any:
         "size_bytes": pa.int64(),
         "create_time": time,
         "update_time": time,
+        _LINK: pa.string(),
         "embedding": pa.list_(pa.float32(), embedding_dim),
     }
-    return pa.schema([pa.field(name, type_, nullable=False) for name, type_ in types.items()])
+    return pa.schema(
+        [pa.field(name, type_, nullable=name == _LINK) for name, type_ in types.items()]
+    )
 
 
 def _to_batch(images: list[EmbeddedImage], schema: Any) -> Any:
@@ -259,6 +273,7 @@ def _to_batch(images: list[EmbeddedImage], schema: Any) -> Any:
     embedding_type = schema.field("embedding").type
     columns = {
         "metadata": [json.dumps(it.image.metadata, ensure_ascii=False) for it in images],
+        _LINK: [it.image.duplicate_of or None for it in images],
         "embedding": pa.FixedSizeListArray.from_arrays(flat, type=embedding_type),
         **{name: [_microseconds(getattr(it.image, name)) for it in images] for name in _TIMES},
     }

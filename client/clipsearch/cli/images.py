@@ -46,6 +46,7 @@ def get(
             "pixels": pixels(image),
             "size": human_bytes(image.size_bytes),
             "sha256": image.sha256,
+            **({"duplicate of": image.duplicate_of} if image.duplicate_of else {}),
             "added": image.create_time.astimezone().strftime(_TIME),
             "updated": image.update_time.astimezone().strftime(_TIME),
             **{f"metadata: {key}": value for key, value in image.metadata.items()},

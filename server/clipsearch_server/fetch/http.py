@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 import httpcore2
 
+from clipsearch_server.budget import Budget
 from clipsearch_server.errors import InvalidImage, InvalidRequest, SourceFailed, SourceNotAllowed
 from clipsearch_server.fetch.network import DirectNetwork, Resolver, VettedNetwork
 from clipsearch_server.fetch.resolver import SystemResolver
@@ -70,6 +71,7 @@ class HttpFetcher:
         *,
         timeout_s: float,
         max_bytes: int,
+        memory: Budget,
         max_redirects: int = 3,
         max_concurrent: int = 32,
         max_concurrent_per_host: int = 4,
@@ -79,13 +81,14 @@ class HttpFetcher:
     ) -> None:
         """``timeout_s`` bounds the network's share of a fetch, all redirects included; waiting for
         one of the ``max_concurrent`` places (``max_concurrent_per_host`` for each host) comes on
-        top. ``proxy``, an http URL, is asked for everything: it then resolves names and decides
-        where they may lead. ``resolve`` defaults to the system's resolver, ``ssl_context`` to the
-        system's authorities.
+        top, and so does waiting for ``memory``. ``proxy``, an http URL, is asked for everything: it
+        then resolves names and decides where they may lead. ``resolve`` defaults to the system's
+        resolver, ``ssl_context`` to the system's authorities.
         """
         self._policy = policy
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
+        self._memory = memory
         self._max_redirects = max_redirects
         self._places = asyncio.Semaphore(max_concurrent)
         self._host_places = Turns(max_concurrent_per_host)
@@ -164,8 +167,10 @@ class HttpFetcher:
                         retryable=True,
                     ) from error
                 remaining_s -= clock() - started
-            if isinstance(answer, bytes):
-                return answer
+                if isinstance(answer, bytes):
+                    # With the place: what waits for memory is bounded by the number of places.
+                    await self._memory.acquire(len(answer))
+                    return answer
             target = answer
             if target.origin != origin:
                 headers = _NO_HEADERS

@@ -22,7 +22,11 @@ class Admission:
     def require_open(self) -> None:
         """Raises IndexUnavailable once the index closes."""
         if self._closing:
-            raise IndexUnavailable("the index is closed")
+            raise self.closed()
+
+    @staticmethod
+    def closed() -> IndexUnavailable:
+        return IndexUnavailable("the index is closed")
 
     @contextmanager
     def admitted(self, *, abandoned: int = 0) -> Iterator[None]:

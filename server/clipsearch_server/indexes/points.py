@@ -26,7 +26,7 @@ CONTENT_KEY = "sha256"  # looked up on every add, so every shard has an index on
 
 def to_payload(image: StoredImage) -> Payload:
     """Returns everything of an image but its id, as JSON values."""
-    return {
+    payload = {
         "url": image.url,
         "uri": image.uri,
         "metadata": dict(image.metadata),
@@ -39,10 +39,14 @@ def to_payload(image: StoredImage) -> Payload:
         "create_time": image.create_time.isoformat(timespec="microseconds"),
         "update_time": image.update_time.isoformat(timespec="microseconds"),
     }
+    if image.duplicate_of is not None:
+        payload["duplicate_of"] = str(image.duplicate_of)
+    return payload
 
 
 def from_payload(image_id: UUID, payload: Mapping[str, Any]) -> StoredImage:
-    """Returns the image that ``to_payload`` made the payload of.
+    """Returns the image that ``to_payload`` made the payload of, also before there were
+    duplicates.
 
     Raises KeyError, TypeError or ValueError if it made no such payload.
     """
@@ -58,6 +62,7 @@ def from_payload(image_id: UUID, payload: Mapping[str, Any]) -> StoredImage:
         size_bytes=payload["size_bytes"],
         create_time=datetime.fromisoformat(payload["create_time"]),
         update_time=datetime.fromisoformat(payload["update_time"]),
+        duplicate_of=UUID(str(payload["duplicate_of"])) if "duplicate_of" in payload else None,
     )
 
 

@@ -65,7 +65,8 @@ def new_image(request: pb.AddImageRequest) -> NewImage:
         raise InvalidRequest("source", "set url or content: one of them is the image")
     if source == "url" and not request.url:
         raise InvalidRequest("url", "is empty; give an http or https URL", reason="URL_MALFORMED")
-    if source == "content" and not request.content:
+    content = request.content if source == "content" else None  # each reading makes a copy
+    if content == b"":
         raise InvalidRequest(
             "content",
             "is empty; give the bytes of a JPEG, PNG, WEBP or GIF",
@@ -76,8 +77,8 @@ def new_image(request: pb.AddImageRequest) -> NewImage:
     check_bytes("uri", request.uri, MAX_URI_BYTES)
     return NewImage(
         url=request.url if source == "url" else None,
-        content=request.content if source == "content" else None,
-        id=image_id(request.id) if request.id else None,
+        content=content,
+        id=optional_id(request.id, "id"),
         uri=request.uri,
         metadata=metadata_of(request.metadata) if request.HasField("metadata") else {},
         fetch_headers=fetch_headers(request.fetch_headers),
@@ -109,6 +110,11 @@ def image_id(value: str, field: str = "id") -> UUID:
     return UUID(value)
 
 
+def optional_id(value: str, field: str) -> UUID | None:
+    """Reads an id; an empty one is none."""
+    return image_id(value, field) if value else None
+
+
 def page_limit(name: str, value: int, *, default: int) -> int:
     """The number of results on a page (AIP-158): 0 is the default, too many is coerced."""
     if value < 0:
@@ -116,10 +122,9 @@ def page_limit(name: str, value: int, *, default: int) -> int:
     return min(value or default, MAX_LIMIT)
 
 
-def item_id(request: pb.AddImagesRequest) -> str:
-    """Reads the caller's name for an item of a bulk add."""
-    check_bytes("item_id", request.item_id, MAX_ITEM_ID_BYTES)
-    return request.item_id
+def check_item_id(item_id: str) -> None:
+    """Checks the caller's name for an item of a bulk add."""
+    check_bytes("item_id", item_id, MAX_ITEM_ID_BYTES)
 
 
 def list_start(page_token: str) -> UUID | None:
@@ -133,7 +138,11 @@ def list_start(page_token: str) -> UUID | None:
 
 
 def add_response(added: AddedImage) -> pb.AddImageResponse:
-    return pb.AddImageResponse(image=image(added.image), outcome=_OUTCOMES[added.outcome])
+    return pb.AddImageResponse(
+        image=image(added.image),
+        outcome=_OUTCOMES[added.outcome],
+        duplicate_of=_id_text(added.duplicate_of),
+    )
 
 
 def query_text_response(
@@ -171,12 +180,17 @@ def image(stored: StoredImage) -> pb.Image:
         width_px=stored.width_px,
         height_px=stored.height_px,
         size_bytes=stored.size_bytes,
+        duplicate_of=_id_text(stored.duplicate_of),
     )
     if stored.metadata:
         ParseDict(dict(stored.metadata), message.metadata)
     message.create_time.FromDatetime(stored.create_time)
     message.update_time.FromDatetime(stored.update_time)
     return message
+
+
+def _id_text(image_id: UUID | None) -> str:
+    return "" if image_id is None else str(image_id)
 
 
 def model(card: ModelCard) -> pb.Model:

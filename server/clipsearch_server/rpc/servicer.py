@@ -3,6 +3,7 @@ answers."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from time import perf_counter
@@ -12,9 +13,11 @@ import grpc
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceServicer
+from clipsearch_server.budget import Budget
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import CollectionNotFound, InvalidRequest
 from clipsearch_server.rpc import convert, transfer
+from clipsearch_server.rpc.request_ids import RequestIds, request_digest
 from clipsearch_server.rpc.status import to_status
 from clipsearch_server.rpc.streams import map_unordered
 
@@ -28,6 +31,7 @@ class ServiceOptions:
     collection: str
     default_limit: int
     max_in_flight_per_stream: int
+    memory: Budget  # bytes of the images that are being added
     info: pb.GetServerInfoResponse  # but for what changes: the collections, and what runs them
 
 
@@ -37,15 +41,21 @@ class ImageSearchServicer(ImageSearchServiceServicer):
     def __init__(self, engine: SearchEngine, options: ServiceOptions) -> None:
         self._engine = engine
         self._options = options
+        self._request_ids = RequestIds()
 
     async def AddImage(self, request: pb.AddImageRequest, context: Context) -> pb.AddImageResponse:
-        return await self._add(request)
+        async with self._options.memory.take(len(request.content)):
+            return await self._add(request)
 
     async def AddImages(
         self, request_iterator: AsyncIterator[pb.AddImagesRequest], context: Context
     ) -> AsyncIterator[pb.AddImagesResponse]:
         async for response in map_unordered(
-            self._add_item, request_iterator, limit=self._options.max_in_flight_per_stream
+            self._add_item,
+            request_iterator,
+            limit=self._options.max_in_flight_per_stream,
+            memory=self._options.memory,
+            size_of=_content_bytes,
         ):
             yield response
 
@@ -135,7 +145,18 @@ class ImageSearchServicer(ImageSearchServiceServicer):
 
     async def _add(self, request: pb.AddImageRequest) -> pb.AddImageResponse:
         self._check_collection(request.collection)
-        return convert.add_response(await self._engine.add(convert.new_image(request)))
+        new = convert.new_image(request)
+        request_id = convert.optional_id(request.request_id, "request_id")
+        if request_id is None:
+            del request  # its content was copied
+            return convert.add_response(await self._engine.add(new))
+
+        async def answer() -> pb.AddImageResponse:
+            return convert.add_response(await self._engine.add(new))
+
+        digest = await asyncio.to_thread(request_digest, request)
+        del request
+        return await self._request_ids.once(request_id, digest, answer)
 
     async def _add_item(
         self, request: pb.AddImagesRequest | InvalidRequest
@@ -144,15 +165,22 @@ class ImageSearchServicer(ImageSearchServiceServicer):
         not be parsed comes as its error (see `interceptors`), and has no id to be named by."""
         if isinstance(request, InvalidRequest):
             return pb.AddImagesResponse(error=to_status(request))
+        item_id = request.item_id
         try:
-            item_id = convert.item_id(request)
-            return pb.AddImagesResponse(item_id=item_id, response=await self._add(request.request))
+            convert.check_item_id(item_id)
+            adding = self._add(request.request)
+            del request  # its content is copied
+            return pb.AddImagesResponse(item_id=item_id, response=await adding)
         except Exception as error:  # every error has a status; see `to_status`
-            return pb.AddImagesResponse(item_id=request.item_id, error=to_status(error))
+            return pb.AddImagesResponse(item_id=item_id, error=to_status(error))
 
     def _check_collection(self, name: str) -> None:
         if name and name != self._options.collection:
             raise CollectionNotFound(name)
+
+
+def _content_bytes(request: pb.AddImagesRequest | InvalidRequest) -> int:
+    return 0 if isinstance(request, InvalidRequest) else len(request.request.content)
 
 
 def _server_timing(seconds: dict[str, float]) -> str:

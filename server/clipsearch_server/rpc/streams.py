@@ -4,32 +4,51 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TypeVar
+
+from clipsearch_server.budget import Budget
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 async def map_unordered(
-    function: Callable[[Item], Awaitable[Result]], items: AsyncIterator[Item], *, limit: int
+    function: Callable[[Item], Awaitable[Result]],
+    items: AsyncIterator[Item],
+    *,
+    limit: int,
+    memory: Budget,
+    size_of: Callable[[Item], int],
 ) -> AsyncIterator[Result]:
     """Yields ``function(item)`` for each item, in the order in which they finish.
 
-    At most ``limit`` items are read and not yet yielded: a consumer that stops taking results stops
-    the reading, and a gRPC caller is held back by flow control. An exception of ``items`` or of
-    ``function`` ends the iteration with it. Closing the iterator cancels what is under way.
+    At most ``limit`` items are read and not yet yielded, and each takes its ``size_of`` from
+    ``memory`` while it is worked on: a consumer that stops taking results stops the reading, as
+    does memory that is used up, and a gRPC caller is held back by flow control. An exception of
+    ``items`` or of ``function`` ends the iteration with it. Closing the iterator cancels what is
+    under way.
     """
     places = asyncio.Semaphore(limit)
     results: asyncio.Queue[Result | None] = asyncio.Queue()  # bounded by the places
 
     async def work(item: Item) -> None:
-        results.put_nowait(await function(item))
+        result = function(item)
+        del item  # the function may let go of it before it is done
+        results.put_nowait(await result)
+
+    def give_back(size: int, _: object) -> None:
+        memory.release(size)
 
     async def read() -> None:
         async with asyncio.TaskGroup() as workers:
             await places.acquire()
             async for item in items:
-                workers.create_task(work(item))
+                size = size_of(item)
+                await memory.acquire(size)
+                worker = workers.create_task(work(item))
+                # Not by the task itself: one that is cancelled before it starts never runs.
+                worker.add_done_callback(partial(give_back, size))
                 await places.acquire()
         results.put_nowait(None)
 

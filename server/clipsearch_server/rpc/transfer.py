@@ -112,6 +112,7 @@ def _stored_image(message: pb.Image) -> StoredImage:
         size_bytes=message.size_bytes,
         create_time=_time(message, "create_time"),
         update_time=_time(message, "update_time"),
+        duplicate_of=convert.optional_id(message.duplicate_of, "duplicate_of"),
     )
 
 

@@ -18,7 +18,8 @@ from clipsearch.v1.image_search_pb2_grpc import (
     ImageSearchServiceStub,
     add_ImageSearchServiceServicer_to_server,
 )
-from clipsearch_server.engine import SearchEngine
+from clipsearch_server.budget import Budget
+from clipsearch_server.engine import Duplicates, SearchEngine
 from clipsearch_server.image import decode_image
 from clipsearch_server.rpc.interceptors import CallInterceptor
 from clipsearch_server.rpc.servicer import ImageSearchServicer, ServiceOptions
@@ -49,14 +50,25 @@ def index() -> FakeIndex:
 
 
 @pytest.fixture
-def fetcher() -> FakeFetcher:
-    return FakeFetcher()
-
-
-@pytest.fixture
 def executor() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(2) as executor:
         yield executor
+
+
+@pytest.fixture
+def memory() -> Budget:
+    return Budget(200_000)
+
+
+@pytest.fixture
+def fetcher(memory: Budget) -> FakeFetcher:
+    return FakeFetcher(memory)
+
+
+@pytest.fixture
+def duplicates() -> Duplicates:
+    """What the engine does with duplicates; a test may parametrise it."""
+    return "refuse"
 
 
 @pytest.fixture
@@ -66,6 +78,8 @@ def engine(
     fetcher: FakeFetcher,
     tokenizer: Tokenizer,
     executor: ThreadPoolExecutor,
+    memory: Budget,
+    duplicates: Duplicates,
 ) -> SearchEngine:
     return SearchEngine(
         encoder=encoder,
@@ -81,6 +95,9 @@ def engine(
         ),
         executor=executor,
         max_image_bytes=100_000,
+        max_decoded=8,
+        memory=memory,
+        duplicates=duplicates,
     )
 
 
@@ -92,11 +109,19 @@ def info() -> pb.GetServerInfoResponse:
 
 @asynccontextmanager
 async def serving(
-    engine: SearchEngine, info: pb.GetServerInfoResponse, *, default_deadline_s: float
+    engine: SearchEngine,
+    memory: Budget,
+    info: pb.GetServerInfoResponse,
+    *,
+    default_deadline_s: float,
 ) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server on loopback."""
     options = ServiceOptions(
-        collection="images", default_limit=2, max_in_flight_per_stream=4, info=info
+        collection="images",
+        default_limit=2,
+        max_in_flight_per_stream=4,
+        memory=memory,
+        info=info,
     )
     interceptor = CallInterceptor(max_in_flight=8, default_deadline_s=default_deadline_s)
     server = grpc.aio.server(interceptors=[interceptor])
@@ -112,9 +137,9 @@ async def serving(
 
 @pytest_asyncio.fixture
 async def channel(
-    engine: SearchEngine, info: pb.GetServerInfoResponse
+    engine: SearchEngine, memory: Budget, info: pb.GetServerInfoResponse
 ) -> AsyncIterator[grpc.aio.Channel]:
-    async with serving(engine, info, default_deadline_s=60) as channel:
+    async with serving(engine, memory, info, default_deadline_s=60) as channel:
         yield channel
 
 
@@ -125,7 +150,7 @@ def service(channel: grpc.aio.Channel) -> ImageSearchServiceStub:
 
 @pytest_asyncio.fixture
 async def impatient_service(
-    engine: SearchEngine, info: pb.GetServerInfoResponse
+    engine: SearchEngine, memory: Budget, info: pb.GetServerInfoResponse
 ) -> AsyncIterator[ImageSearchServiceStub]:
-    async with serving(engine, info, default_deadline_s=0.1) as channel:
+    async with serving(engine, memory, info, default_deadline_s=0.1) as channel:
         yield ImageSearchServiceStub(channel)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import pytest
 
+from clipsearch_server.budget import Budget
 from clipsearch_server.engine import AddOutcome, NewImage, SearchEngine
 from clipsearch_server.errors import (
     EncoderUnavailable,
@@ -75,7 +77,9 @@ async def test_adding_again_changes_nothing_and_embeds_nothing(
     assert await engine.count() == 1
 
 
-async def test_new_metadata_replaces_and_keeps_the_creation_time(engine: SearchEngine) -> None:
+async def test_new_metadata_replaces_and_keeps_the_creation_time(
+    engine: SearchEngine, encoder: FakeEncoder
+) -> None:
     first = await engine.add(new(png("red"), name="a"))
     again = await engine.add(new(png("red"), name="b"))
     assert again.outcome is AddOutcome.REPLACED
@@ -83,6 +87,9 @@ async def test_new_metadata_replaces_and_keeps_the_creation_time(engine: SearchE
     assert again.image.create_time == first.image.create_time
     assert again.image.update_time > first.image.update_time
     assert await engine.count() == 1
+    assert encoder.images_embedded == 1  # the content was embedded already
+    found = await engine.query_text("red", limit=1)
+    assert found.hits[0].score == pytest.approx(1.0, abs=1e-3)
 
 
 async def test_new_bytes_at_an_old_url_replace_it(
@@ -96,20 +103,6 @@ async def test_new_bytes_at_an_old_url_replace_it(
     found = await engine.query_text("blue", limit=1)
     assert found.hits[0].image.id == again.image.id
     assert found.hits[0].score == pytest.approx(1.0, abs=1e-3)
-
-
-async def test_the_same_content_is_stored_once_unless_an_id_is_given(
-    engine: SearchEngine, fetcher: FakeFetcher
-) -> None:
-    first = await engine.add(new(png("red")))
-    fetcher.bodies[URL] = png("red")
-    twin = await engine.add(new(url=URL))
-    assert twin.outcome is AddOutcome.DUPLICATE
-    assert twin.image == first.image
-    assert await engine.count() == 1
-    wished = await engine.add(new(png("red"), id=UUID(int=7)))
-    assert wished.outcome is AddOutcome.ADDED
-    assert await engine.count() == 2
 
 
 @pytest.mark.parametrize("content", [b"just text", png("red")[:50], b"x" * 200_000, b"GIF89a", b""])
@@ -168,22 +161,6 @@ async def test_many_at_once_are_all_stored(engine: SearchEngine) -> None:
     assert await engine.count() == 50
 
 
-async def test_one_image_added_many_times_at_once_is_added_once(
-    engine: SearchEngine, fetcher: FakeFetcher, index: FakeIndex
-) -> None:
-    urls = [f"https://example.com/{n}.png" for n in range(4)]
-    fetcher.bodies = dict.fromkeys(urls, png("red"))
-    added = await asyncio.gather(*(engine.add(new(url=url)) for url in urls))
-    outcomes = [one.outcome for one in added]
-    assert sorted(outcome.name for outcome in outcomes) == ["ADDED"] + ["DUPLICATE"] * 3
-    assert len({one.image.id for one in added}) == 1
-
-    again = await asyncio.gather(*(engine.add(new(png("blue"))) for _ in range(4)))
-    assert sorted(one.outcome.name for one in again) == ["ADDED"] + ["UNCHANGED"] * 3
-    assert len({one.image.create_time for one in again}) == 1
-    assert await index.count() == 2
-
-
 async def test_true_is_not_one(engine: SearchEngine) -> None:
     def with_flag(value: bool | float) -> NewImage:
         return NewImage(url=None, content=png("red"), id=None, uri="", metadata={"flag": value})
@@ -204,3 +181,38 @@ async def test_a_bad_image_is_the_fault_of_what_named_it(
     with pytest.raises(InvalidImage) as by_content:
         await engine.add(new(b"<html>"))
     assert by_content.value.field == "content"
+
+
+async def test_no_more_images_are_decoded_than_the_encoder_will_take(
+    engine: SearchEngine, encoder: FakeEncoder
+) -> None:
+    encoder.gate.clear()
+    contents = [png(f"#0000{n:02x}") for n in range(20)]
+    adding = [asyncio.create_task(engine.add(new(content))) for content in contents]
+    await encoder.until_waiting(8)
+    encoder.gate.set()
+    outcomes = [added.outcome for added in await asyncio.gather(*adding)]
+    assert outcomes == [AddOutcome.ADDED] * 20
+    assert encoder.most_waiting == 8
+
+
+async def test_what_is_fetched_waits_for_memory(
+    engine: SearchEngine,
+    fetcher: FakeFetcher,
+    encoder: FakeEncoder,
+    executor: ThreadPoolExecutor,
+    memory: Budget,
+) -> None:
+    urls = [f"https://example.com/{n}.png" for n in range(3)]
+    # A decoder stops at the end of an image; what follows is ours to fill.
+    fetcher.bodies = {url: png(f"#00{n}000") + bytes(90_000) for n, url in enumerate(urls)}
+    encoder.gate.clear()
+    adding = [asyncio.create_task(engine.add(new(url=url))) for url in urls]
+    await encoder.until_waiting(2)
+    for _ in range(20):  # more steps than the third would need
+        await asyncio.get_running_loop().run_in_executor(executor, int)
+    encoder.gate.set()
+    await asyncio.gather(*adding)
+    assert encoder.most_waiting == 2
+    async with memory.take(200_000):
+        pass  # all of it was given back

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from clipsearch_server.budget import Budget
 from clipsearch_server.errors import ClipsearchError, InvalidImage, SourceFailed, SourceNotAllowed
 from clipsearch_server.fetch.http import HttpFetcher
 from clipsearch_server.fetch.network import Resolver
@@ -117,7 +118,12 @@ PUBLIC = FetchPolicy(ports=LOOPBACK.ports)
 
 
 def fetcher(policy: FetchPolicy = LOOPBACK, **options: Any) -> HttpFetcher:
-    defaults = {"timeout_s": 5, "max_bytes": MAX_BYTES, "ssl_context": SYSTEM_AUTHORITIES}
+    defaults = {
+        "timeout_s": 5,
+        "max_bytes": MAX_BYTES,
+        "memory": Budget(2**30),
+        "ssl_context": SYSTEM_AUTHORITIES,
+    }
     return HttpFetcher(policy, **{**defaults, **options})
 
 
@@ -773,3 +779,31 @@ async def test_a_body_in_ordinary_chunks_is_read() -> None:
 
     async with serve(respond) as host, fetcher() as fetch:
         assert await fetch.fetch(f"{host.url}/image.png") == b"x" * 512 * 150
+
+
+async def test_what_has_no_memory_waits_and_keeps_its_place() -> None:
+    asked = asyncio.Queue[int]()
+    resolved: list[str] = []
+
+    class WatchedBudget(Budget):
+        async def acquire(self, amount: int) -> None:
+            asked.put_nowait(amount)
+            await super().acquire(amount)
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        resolved.append(host)
+        return ["127.0.0.1"]
+
+    memory = WatchedBudget(10)
+    options = {"memory": memory, "max_concurrent": 1, "resolve": resolve}
+    async with serve(answer(body=b"0123456789")) as host, fetcher(**options) as client:
+        fetches = [asyncio.create_task(client.fetch(host.url)) for _ in range(3)]
+        assert [await asked.get(), await asked.get()] == [10, 10]
+        for _ in range(20):  # more steps than the third would need, if it had a place
+            await asyncio.sleep(0)
+        assert [task.done() for task in fetches] == [True, False, False]
+        assert len(resolved) == 2
+        for _ in fetches:
+            memory.release(10)
+            await asyncio.sleep(0)
+        assert await asyncio.gather(*fetches) == [b"0123456789"] * 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -275,3 +276,40 @@ async def test_a_collections_name_may_be_too_long_to_be_told(service: Stub) -> N
     )
     assert status.code == code_pb2.NOT_FOUND
     assert reason_of(status) == "COLLECTION_NOT_FOUND"
+
+
+async def test_a_stream_takes_no_more_bytes_than_there_is_memory_for(
+    service: Stub, encoder: FakeEncoder, executor: ThreadPoolExecutor
+) -> None:
+    """Two of these images fit, and four would by their number."""
+    encoder.gate.clear()
+    items = [item(str(n), png(f"#{n:02x}0000") + bytes(90_000)) for n in range(20)]
+    adding = asyncio.create_task(bulk(service, *items))
+    await encoder.until_waiting(2)
+    for _ in range(20):  # more steps than a third would need
+        await asyncio.get_running_loop().run_in_executor(executor, int)
+    assert encoder.most_waiting == 2
+    encoder.gate.set()
+    results = await adding
+    assert len(results) == 20
+    assert all(result.response.outcome == pb.ADD_OUTCOME_ADDED for result in results.values())
+
+
+async def test_a_duplicate_names_the_image_that_is_there(service: Stub) -> None:
+    first = await service.AddImage(pb.AddImageRequest(content=png("red")))
+    assert first.duplicate_of == ""
+    request = pb.AddImageRequest(content=png("red"), id="7d444840-9dc0-11d1-b245-5ffdce74fad2")
+    twin = await service.AddImage(request)
+    assert twin.outcome == pb.ADD_OUTCOME_DUPLICATE
+    assert twin.duplicate_of == twin.image.id == first.image.id
+    assert twin.image.duplicate_of == ""
+
+
+@pytest.mark.parametrize("duplicates", ["link"])
+async def test_a_link_names_its_original(service: Stub) -> None:
+    first = await service.AddImage(pb.AddImageRequest(content=png("red")))
+    request = pb.AddImageRequest(content=png("red"), id="7d444840-9dc0-11d1-b245-5ffdce74fad2")
+    twin = await service.AddImage(request)
+    got = await service.GetImage(pb.GetImageRequest(id=request.id))
+    assert twin.duplicate_of == got.image.duplicate_of == first.image.id
+    assert got.image.id == request.id

@@ -44,6 +44,7 @@ IMAGE = StoredImage(
     size_bytes=12_345,
     create_time=datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC),
     update_time=datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC),
+    duplicate_of=UUID(int=8),
 )
 
 

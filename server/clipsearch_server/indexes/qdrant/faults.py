@@ -24,6 +24,13 @@ _MAX_DETAILS = 200
 
 # A server of tonic, as Qdrant is, says CANCELLED when the caller's deadline has passed.
 _TOO_SLOW = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+_OF_ONE = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)
 _REFUSED = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 
 
@@ -53,6 +60,14 @@ async def completed(write: Awaitable[models.UpdateResult]) -> None:
         raise _outcome_unknown("Qdrant did not say that the write is applied") from error
     if status is not models.UpdateStatus.COMPLETED:
         raise _outcome_unknown(f"Qdrant did not apply the write in time ({status})")
+
+
+def is_of_one(error: Exception) -> bool:
+    """Whether a write of several points may have failed for one of them: Qdrant refuses what it
+    cannot store, and qdrant_client what it cannot send."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.code() in _OF_ONE
+    return isinstance(error, TypeError | ValueError)
 
 
 def _outcome_unknown(why: str) -> OutcomeUnknown:

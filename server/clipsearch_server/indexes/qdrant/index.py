@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qdrant_client import AsyncQdrantClient, models
 
+from clipsearch_server.batching import Batcher
 from clipsearch_server.errors import (
     ClipsearchError,
     IndexUnavailable,
@@ -32,7 +33,7 @@ from clipsearch_server.indexes.points import (
 )
 from clipsearch_server.indexes.qdrant.collection import Collection, CollectionLayout
 from clipsearch_server.indexes.qdrant.connection import QdrantServer
-from clipsearch_server.indexes.qdrant.faults import completed, explained
+from clipsearch_server.indexes.qdrant.faults import completed, explained, is_of_one
 from clipsearch_server.ports import (
     EmbeddedPage,
     Embeddings,
@@ -66,7 +67,8 @@ class QdrantIndex:
 
     A write counts when Qdrant has applied it to every live copy of its shard: it waits for all, and
     takes a copy that failed out of use before it answers. So a read need ask one copy only, which
-    is Qdrant's default, to see every acknowledged write.
+    is Qdrant's default, to see every acknowledged write. What concurrent calls store crosses in
+    batches, each as soon as the one before is applied.
 
     Entering raises ModelMismatch if the collection holds anything but this model's embeddings,
     StartupError if the server's description is no good.
@@ -97,6 +99,10 @@ class QdrantIndex:
         self._obstacle: ClipsearchError | None = None  # why calls cannot be served
         self._opener: asyncio.Task[None] | None = None  # while the collection is not open yet
         self._calls = Admission(max_in_flight)
+        # One at a time: what comes twice is stored in its order.
+        self._upserts: Batcher[models.PointStruct, None] = Batcher(
+            self._upsert, max_batch=_MAX_POINTS, is_of_one=is_of_one, closed=self._calls.closed
+        )
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -116,6 +122,8 @@ class QdrantIndex:
                 self._meet(error)
                 self._opener = asyncio.create_task(self._open_in_the_end(), name="open qdrant")
                 stack.push_async_callback(_cancel, self._opener)
+            writer = asyncio.create_task(self._upserts.work(), name="upsert qdrant")
+            stack.push_async_callback(_cancel, writer)
             self._stack = stack.pop_all()
         return self
 
@@ -138,17 +146,12 @@ class QdrantIndex:
 
     async def upsert(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
         vectors = checked_embeddings(embeddings, len(images), self._card.embedding_dim).tolist()
-        last = {image.id: (image, vector) for image, vector in zip(images, vectors, strict=True)}
-        points = list(last.values())
+        points = [
+            models.PointStruct(id=image.id, vector=vector, payload=to_payload(image))
+            for image, vector in zip(images, vectors, strict=True)
+        ]
         async with self._call(write=True):
-            for start in range(0, len(points), _MAX_POINTS):
-                batch = [
-                    models.PointStruct(id=image.id, vector=vector, payload=to_payload(image))
-                    for image, vector in points[start : start + _MAX_POINTS]
-                ]
-                await completed(
-                    self._client.upsert(self._name, batch, wait=True, ordering=_ORDERING)
-                )
+            await self._upserts.submit(points)
 
     async def search(
         self,
@@ -270,6 +273,13 @@ class QdrantIndex:
         if self._obstacle is not None:
             # One exception is raised again and again: without this, its traceback would grow.
             raise self._obstacle.with_traceback(None)
+
+    async def _upsert(self, points: Sequence[models.PointStruct]) -> Sequence[None]:
+        last = {point.id: point for point in points}
+        await completed(
+            self._client.upsert(self._name, list(last.values()), wait=True, ordering=_ORDERING)
+        )
+        return [None] * len(points)
 
     async def _retrieve(self, ids: Sequence[UUID]) -> dict[UUID, StoredImage]:
         if not ids:

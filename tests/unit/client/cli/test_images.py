@@ -29,6 +29,16 @@ def test_get(service: ScriptedService, run: Run) -> None:
     assert service.requests["GetImage"] == [pb.GetImageRequest(id=stored.id, collection="pets")]
 
 
+def test_get_shows_what_an_image_is_a_duplicate_of(service: ScriptedService, run: Run) -> None:
+    stored = make_image(1)
+    service.answer("GetImage", pb.GetImageResponse(image=stored))
+    assert "duplicate" not in run("get", stored.id).stdout
+    stored.duplicate_of = make_image(2).id
+    service.answer("GetImage", pb.GetImageResponse(image=stored))
+    facts = [line.split() for line in run("get", stored.id).stdout.splitlines()]
+    assert ["duplicate", "of", stored.duplicate_of] in facts
+
+
 def test_get_json(service: ScriptedService, run: Run) -> None:
     service.answer("GetImage", pb.GetImageResponse(image=make_image(1)))
     result = run("get", "x", "--json")

@@ -32,12 +32,13 @@ DIM = 256  # as the scripted server says
 IMAGES = 30
 COLUMNS = [
     *("id", "url", "uri", "metadata", "sha256", "media_type", "width_px", "height_px"),
-    *("size_bytes", "create_time", "update_time", "embedding"),
+    *("size_bytes", "create_time", "update_time", "duplicate_of", "embedding"),
 ]
 
 
 def an_image(number: int) -> pb.EmbeddedImage:
     message = make_embedded(number, DIM, url=f"https://example.com/{number}?ä=\0")
+    message.image.duplicate_of = message.image.id if number % 3 else ""
     message.image.metadata.update({"n": number / 10, "zero": -0.0, "huge": 1e300, "t": ["ü", None]})
     return message
 
@@ -346,6 +347,18 @@ def test_columns_of_another_order_and_type_are_taken(
     result = run("load", rewrite(dumped, table))
     assert result.exit_code == 0, result.stderr
     assert seen == [an_image(number) for number in range(IMAGES)]
+
+
+def test_a_dump_from_before_there_were_links_is_loaded(
+    service: ScriptedService, run: Run, dumped: Path
+) -> None:
+    seen: list[Any] = []
+    service.answer("ImportImages", importing(seen))
+    table = pq.read_table(dumped).drop_columns(["duplicate_of"])
+    result = run("load", rewrite(dumped, table))
+    assert result.exit_code == 0, result.stderr
+    assert len(seen) == IMAGES
+    assert not any(message.image.duplicate_of for message in seen)
 
 
 @pytest.mark.parametrize(

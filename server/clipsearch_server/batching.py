@@ -1,0 +1,141 @@
+"""Works on what concurrent callers bring in batches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from clipsearch_server.deadline import call_deadline, call_ends_at
+
+Row = TypeVar("Row")
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting(Generic[Row, Result]):
+    row: Row
+    group: int
+    ends_at: float | None
+    result: asyncio.Future[Result]
+
+
+class Batcher(Generic[Row, Result]):
+    """A queue of rows, and the work that empties it: what arrives while a batch is under way makes
+    the next one, oldest first.
+
+    Nothing waits for company: a lone row is taken at once. A row whose caller has gone is dropped,
+    and a batch that nobody waits for any more is cancelled; its deadline is the latest of its
+    callers'. If a batch fails for what ``is_of_one`` calls the fault of one row, its rows are
+    tried one by one, so that a poison one fails alone.
+
+    ``process`` returns a result for each row, in their order. Rows of one batch are of one
+    ``group_of``. One ``work`` at a time keeps rows of a group in the order of their arrival.
+    """
+
+    def __init__(
+        self,
+        process: Callable[[Sequence[Row]], Awaitable[Sequence[Result]]],
+        *,
+        max_batch: int,
+        is_of_one: Callable[[Exception], bool],
+        closed: Callable[[], Exception],  # what those get who wait when the work ends
+        group_of: Callable[[Row], int] = lambda row: 0,
+    ) -> None:
+        self._process = process
+        self._max_batch = max_batch
+        self._is_of_one = is_of_one
+        self._closed = closed
+        self._group_of = group_of
+        self._waiting: list[_Waiting[Row, Result]] = []
+        self._arrived = asyncio.Event()
+
+    def has_room(self, rows: int, *, max_waiting: int) -> bool:
+        """Returns whether no more than max_waiting rows wait, those of callers that have gone not
+        counted, if so many come."""
+        if len(self._waiting) + rows > max_waiting:
+            self._drop_abandoned()
+        return len(self._waiting) + rows <= max_waiting
+
+    async def submit(self, rows: Sequence[Row]) -> list[Result]:
+        """Has rows worked on, each in whatever batch takes it; returns the results in their
+        order."""
+        loop = asyncio.get_running_loop()
+        ends_at = call_deadline()
+        waiting = [
+            _Waiting(row, self._group_of(row), ends_at, loop.create_future()) for row in rows
+        ]
+        self._waiting += waiting
+        self._arrived.set()
+        results: list[Result] = await asyncio.gather(*(item.result for item in waiting))
+        return results
+
+    async def work(self) -> None:
+        """Works on batch after batch until cancelled; who still waits then gets ``closed``."""
+        batch: list[_Waiting[Row, Result]] = []
+        try:
+            while True:
+                await self._arrived.wait()
+                batch = self._next_batch()
+                await self._work_on(batch)
+        finally:
+            for item in (*batch, *self._waiting):
+                if not item.result.done():
+                    item.result.set_exception(self._closed())
+
+    def _next_batch(self) -> list[_Waiting[Row, Result]]:
+        """Takes the oldest row and up to max_batch - 1 of its group; drops those nobody waits
+        for."""
+        self._drop_abandoned()
+        batch: list[_Waiting[Row, Result]] = []
+        left: list[_Waiting[Row, Result]] = []
+        for item in self._waiting:
+            fits = len(batch) < self._max_batch and (not batch or item.group == batch[0].group)
+            (batch if fits else left).append(item)
+        self._waiting = left
+        if not left:
+            self._arrived.clear()
+        return batch
+
+    def _drop_abandoned(self) -> None:
+        self._waiting = [item for item in self._waiting if not item.result.done()]
+
+    async def _work_on(self, batch: Sequence[_Waiting[Row, Result]]) -> None:
+        if not batch:
+            return
+        try:
+            results = await self._process_for(batch)
+        except Exception as error:  # each caller gets it, and maps it; the work must go on
+            if len(batch) > 1 and self._is_of_one(error):
+                for item in batch:
+                    if not item.result.done():
+                        await self._work_on([item])
+                return
+            for item in batch:
+                if not item.result.done():
+                    item.result.set_exception(error)
+        else:
+            for item, result in zip(batch, results, strict=True):
+                if not item.result.done():
+                    item.result.set_result(result)
+
+    async def _process_for(self, batch: Sequence[_Waiting[Row, Result]]) -> Sequence[Result]:
+        """Processes a batch for as long as somebody waits for it."""
+        deadlines = [item.ends_at for item in batch if item.ends_at is not None]
+        with call_ends_at(max(deadlines) if len(deadlines) == len(batch) else None):
+            call = asyncio.ensure_future(self._process([item.row for item in batch]))
+
+        def cancel_unless_awaited(_: object) -> None:
+            if all(item.result.done() for item in batch):
+                call.cancel()
+
+        for item in batch:
+            item.result.add_done_callback(cancel_unless_awaited)
+        try:
+            await asyncio.wait({call})
+        finally:
+            call.cancel()
+        if call.cancelled():
+            raise self._closed()  # to nobody: all have gone
+        return call.result()
