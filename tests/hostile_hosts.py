@@ -137,6 +137,9 @@ async def hostile_hosts(image: bytes) -> AsyncIterator[int]:
             await paths[head.split(b" ")[1].decode().lstrip("/")](reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # the fetcher hung up
+        except asyncio.CancelledError:
+            writer.transport.abort()  # what it still had to say is never sent
+            raise
         finally:
             writer.close()
 
@@ -151,3 +154,4 @@ async def hostile_hosts(image: bytes) -> AsyncIterator[int]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # lets the connections close

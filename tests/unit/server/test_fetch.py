@@ -77,6 +77,9 @@ async def serve(respond: Respond, *, tls: ssl.SSLContext | None = None) -> Async
             await respond(Exchange(head, reader, writer))
         except (OSError, asyncio.IncompleteReadError):
             pass  # the fetcher hung up, as many tests want it to
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
         finally:
             writer.close()
 
@@ -92,6 +95,7 @@ async def serve(respond: Respond, *, tls: ssl.SSLContext | None = None) -> Async
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # lets the connections close
 
 
 def answer(status: str = "200 OK", body: bytes = b"image", **headers: str) -> Respond:
