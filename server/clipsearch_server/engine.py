@@ -20,11 +20,11 @@ from typing import TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from clipsearch_server.errors import ImageNotFound, InvalidImage, InvalidRequest
-from clipsearch_server.image import DecodedImage
 from clipsearch_server.ports import (
     EmbeddedPage,
     Embeddings,
     Encoder,
+    ImageDecoder,
     ImageFetcher,
     ImageIndex,
     ImagePage,
@@ -99,10 +99,8 @@ class Stages:
 class SearchEngine:
     """One collection, and the model that fills and searches it.
 
-    ``decode`` turns an encoded image into pixels (see `image.decode_image`). ``executor`` runs what
-    would stop the event loop: decoding, hashing, tokenising long texts. Its
-    number of threads bounds how many images are decoded at a time. ``fetcher`` is None where images
-    may not be added by URL. What an encoder or an index raises is passed on.
+    ``executor`` runs what would stop the event loop: hashing, tokenising long texts. ``fetcher`` is
+    None where images may not be added by URL. What a port raises is passed on.
     """
 
     def __init__(
@@ -112,7 +110,7 @@ class SearchEngine:
         index: ImageIndex,
         fetcher: ImageFetcher | None,
         tokenizer: Tokenizer,
-        decode: Callable[[bytes], DecodedImage],
+        decoder: ImageDecoder,
         executor: Executor,
         max_image_bytes: int,
     ) -> None:
@@ -120,7 +118,7 @@ class SearchEngine:
         self._index = index
         self._fetcher = fetcher
         self._tokenizer = tokenizer
-        self._decode = decode
+        self._decoder = decoder
         self._executor = executor
         self._max_image_bytes = max_image_bytes
         self._turns = Turns(1)
@@ -151,7 +149,7 @@ class SearchEngine:
             twin = await self._index.find_content(sha256)
             if twin is not None:
                 return AddedImage(twin, AddOutcome.DUPLICATE)
-        decoded = await self._in_thread(self._decode, content)
+        decoded = await self._decoder.decode(content)
         embeddings = await self._encoder.encode_image(decoded.pixels[None])
         now = datetime.now(UTC)
         image = StoredImage(
