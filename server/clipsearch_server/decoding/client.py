@@ -80,10 +80,11 @@ class Worker:
         return not (self._ended.done() or self._reader.at_eof())
 
     async def until_ready(self) -> None:
-        """Raises WorkerLost if it cannot start."""
+        """Raises DecoderUnavailable if it cannot start, WorkerLost if its fork server ends."""
         message = await self._receive()
         if not isinstance(message, Ready):
-            raise WorkerLost
+            code = await self._ended
+            raise DecoderUnavailable(f"a decoder could not start (it ended with {code})")
         self.pid, self.confined_by = message.pid, message.confined_by
 
     async def decode(self, content: bytes) -> DecodedImage:
@@ -185,7 +186,8 @@ class ForkServer:
         return self._receiver is not None and not self._receiver.done()
 
     async def fork(self) -> Worker:
-        """Returns a new worker, ready. Raises DecoderUnavailable if there cannot be one now."""
+        """Returns a new worker, ready. Raises DecoderUnavailable if there cannot be one now, and
+        WorkerLost if the fork server ends."""
         try:
             area = Area.create((3, self._setup.size_px, self._setup.size_px), self._setup.max_bytes)
             try:
@@ -197,25 +199,28 @@ class ForkServer:
             raise DecoderUnavailable(f"no decoder can be started: {error}") from error
         reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
         number = next(self._numbers)
-        ended = self._ends[number] = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         worker = Worker(number, area, reader, writer, ended, self)
         try:
-            with theirs:
-                self._send(Fork(number), theirs.fileno(), area.descriptor)
             async with asyncio.timeout(_FORK_S):
+                with theirs:
+                    self._ask(Fork(number), theirs.fileno(), area.descriptor)
+                    self._ends[number] = ended
                 await worker.until_ready()
-        except BaseException as error:
+        except TimeoutError as error:
+            self._process.kill()  # it hangs; the next one is another's
+            worker.close()
+            raise DecoderUnavailable("no decoder can be started; try again later") from error
+        except BaseException:
             worker.kill()
-            if isinstance(error, OSError | WorkerLost):  # TimeoutError is an OSError
-                raise DecoderUnavailable("no decoder can be started; try again later") from error
             raise
         return worker
 
     def kill(self, number: int) -> None:
         """Ends a worker, if it has not ended."""
         if number in self._ends:
-            with suppress(OSError):  # the fork server has ended, and so has the worker
-                self._send(Kill(number))
+            with suppress(WorkerLost):  # the fork server has ended, and so has the worker
+                self._ask(Kill(number))
 
     async def stop(self) -> None:
         """Ends it and its workers."""
@@ -258,7 +263,12 @@ class ForkServer:
                     ended.exception()  # seen, should nobody ask
             self._ends.clear()
 
-    def _send(self, message: Message, *descriptors: int) -> None:
-        # Past the stream, which knows no descriptors and is not written to. It never blocks: what
-        # is under way are a few small messages.
-        socket.send_fds(self._channel, [line(message)], descriptors)
+    def _ask(self, message: Message, *descriptors: int) -> None:
+        if not self.is_alive:
+            raise WorkerLost
+        try:
+            # Past the stream, which knows no descriptors and is not written to. It never blocks:
+            # what is under way are a few small messages.
+            socket.send_fds(self._channel, [line(message)], descriptors)
+        except OSError as error:
+            raise WorkerLost from error

@@ -85,9 +85,9 @@ class WorkerPool:
         """Raises StartupError if no worker can be started."""
         try:
             worker = await self._new_worker()
-        except DecoderUnavailable as error:
+        except (DecoderUnavailable, WorkerLost) as error:
             await self._stop()
-            raise StartupError(error.message) from error
+            raise StartupError(f"no image can be decoded: {error}") from error
         except BaseException:
             await self._stop()
             raise
@@ -127,7 +127,10 @@ class WorkerPool:
     async def _decode(self, content: bytes, media_type: str) -> DecodedImage:
         wall_s = _WALL_FACTOR * self._setup.cpu_s
         for _ in range(_ATTEMPTS):
-            worker = await self._worker()
+            try:
+                worker = await self._worker()
+            except WorkerLost:
+                continue
             try:
                 async with asyncio.timeout(wall_s):
                     decoded = await worker.decode(content)

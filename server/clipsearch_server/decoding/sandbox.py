@@ -52,10 +52,13 @@ def confine(*, memory_bytes: int) -> str:
     """
     if sys.platform != "linux":
         return "none"
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # When memory is short, the kernel takes a decoder before the server.
     Path("/proc/self/oom_score_adj").write_text("1000")
     mapped_pages = int(Path("/proc/self/statm").read_text().split()[0])
     address_space = mapped_pages * resource.getpagesize() + memory_bytes
+    version = _forbid_files_and_network(libc)  # which takes a descriptor for a moment
     for limit, value in (
         (resource.RLIMIT_AS, address_space),
         (resource.RLIMIT_CORE, 0),
@@ -65,9 +68,6 @@ def confine(*, memory_bytes: int) -> str:
         _, hard = resource.getrlimit(limit)
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (bound, bound))
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    version = _forbid_files_and_network(libc)
     return f"rlimits, landlock {version}" if version else "rlimits"
 
 

@@ -18,6 +18,7 @@ from clipsearch.v1.image_search_pb2_grpc import (
     add_ImageSearchServiceServicer_to_server,
 )
 from clipsearch_server.engine import SearchEngine
+from clipsearch_server.ports import ImageDecoder
 from clipsearch_server.rpc.interceptors import CallInterceptor
 from clipsearch_server.rpc.servicer import ImageSearchServicer, ServiceOptions
 from clipsearch_server.text import Tokenizer
@@ -52,6 +53,11 @@ def fetcher() -> FakeFetcher:
 
 
 @pytest.fixture
+def decoder() -> ImageDecoder:
+    return InProcessDecoder(size_px=SIZE_PX, max_pixels=1_000_000)
+
+
+@pytest.fixture
 def executor() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(2) as executor:
         yield executor
@@ -62,6 +68,7 @@ def engine(
     encoder: FakeEncoder,
     index: FakeIndex,
     fetcher: FakeFetcher,
+    decoder: ImageDecoder,
     tokenizer: Tokenizer,
     executor: ThreadPoolExecutor,
 ) -> SearchEngine:
@@ -70,7 +77,7 @@ def engine(
         index=index,
         fetcher=fetcher,
         tokenizer=tokenizer,
-        decoder=InProcessDecoder(size_px=SIZE_PX, max_pixels=1_000_000),
+        decoder=decoder,
         executor=executor,
         max_image_bytes=100_000,
     )
