@@ -32,7 +32,7 @@ from clipsearch_server.decoding.sandbox import die_with
 ServeWorker: TypeAlias = Callable[[socket.socket, int], None]
 
 # What Pillow imports when an image first needs it, which a confined worker cannot.
-_IMPORTED_LATE = ("PIL.ImageColor", "PIL.ImagePalette", "PIL.MpoImagePlugin", "PIL.TiffImagePlugin")
+_IMPORTED_LATE = ("PIL.ImageColor", "PIL.TiffImagePlugin")
 
 _RECEIVE_BYTES = 4096
 _DESCRIPTORS = 2  # that come with Fork
