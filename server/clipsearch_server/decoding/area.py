@@ -14,8 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-# Copied at a time: a tenth of a millisecond where the memory is new. Then the event loop may turn to
-# others.
+# Copied at a time, in a tenth of a millisecond; then the event loop may turn to others.
 _PIECE_BYTES = 2**18
 
 

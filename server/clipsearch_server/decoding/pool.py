@@ -28,7 +28,7 @@ from clipsearch_server.ports import DecodedImage
 # the machine is hopelessly busy.
 _WALL_FACTOR = 4
 
-# Workers that were found dead, one after the other, before an image is given up on.
+# New workers that are lost, one after the other, before an image is given up on.
 _ATTEMPTS = 3
 
 _log = logging.getLogger(__name__)
@@ -126,11 +126,15 @@ class WorkerPool:
 
     async def _decode(self, content: bytes, media_type: str) -> DecodedImage:
         wall_s = _WALL_FACTOR * self._setup.cpu_s
-        for _ in range(_ATTEMPTS):
-            try:
-                worker = await self._worker()
-            except WorkerLost:
-                continue
+        new_workers = 0
+        while new_workers < _ATTEMPTS:
+            worker = self._idle_worker()
+            if worker is None:
+                new_workers += 1
+                try:
+                    worker = await self._new_worker()
+                except WorkerLost:
+                    continue
             try:
                 async with asyncio.timeout(wall_s):
                     decoded = await worker.decode(content)
@@ -175,13 +179,13 @@ class WorkerPool:
             return f"takes more than {self._setup.cpu_s:g} s of processor time"
         return "made the decoder fail"
 
-    async def _worker(self) -> Worker:
+    def _idle_worker(self) -> Worker | None:
         while self._idle:
             worker = self._idle.pop()
             if worker.is_alive:
                 return worker
             worker.close()
-        return await self._new_worker()
+        return None
 
     async def _new_worker(self) -> Worker:
         async with self._starting:

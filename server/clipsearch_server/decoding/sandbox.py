@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # <linux/prctl.h>
@@ -55,7 +56,8 @@ def confine(*, memory_bytes: int) -> str:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # When memory is short, the kernel takes a decoder before the server.
-    Path("/proc/self/oom_score_adj").write_text("1000")
+    with suppress(OSError):  # where /proc cannot be written to
+        Path("/proc/self/oom_score_adj").write_text("1000")
     mapped_pages = int(Path("/proc/self/statm").read_text().split()[0])
     address_space = mapped_pages * resource.getpagesize() + memory_bytes
     version = _forbid_files_and_network(libc)  # which takes a descriptor for a moment
@@ -64,6 +66,7 @@ def confine(*, memory_bytes: int) -> str:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_NOFILE, 0),  # no new ones: neither files nor sockets
+        (resource.RLIMIT_NPROC, 0),  # which does not bind root
     ):
         _, hard = resource.getrlimit(limit)
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)

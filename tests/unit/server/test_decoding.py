@@ -27,7 +27,7 @@ from clipsearch_server.errors import (
     StartupError,
 )
 from clipsearch_server.image import decode_image
-from decode_workers import cpu_ticks, fork_server_of, peak_mib, workers_of
+from decode_workers import cpu_ticks, fork_server_of, is_running, peak_mib, workers_of
 from poison_decoder import poison
 from samples import png
 
@@ -77,6 +77,18 @@ async def begun(pid: int) -> None:
     await until(lambda: cpu_ticks(pid) > before + 1)
 
 
+async def kill_fork_server() -> None:
+    """Returns once its workers have died with it."""
+    workers = workers_of(os.getpid())
+    os.kill(fork_server_of(os.getpid()), signal.SIGKILL)
+    await until(lambda: not any(map(is_running, workers)))
+
+
+async def both_work(decoder: WorkerPool) -> None:
+    """Has each of two workers decode an image."""
+    await asyncio.gather(*(decoder.decode(png("red", (n, 9))) for n in (9, 10)))
+
+
 async def refusal(decoder: WorkerPool, content: bytes) -> InvalidImage:
     with pytest.raises(InvalidImage) as caught:
         await decoder.decode(content)
@@ -122,27 +134,29 @@ async def test_what_ends_a_worker_fails_alone_and_only_once(
         assert deed not in record.getMessage()
         assert "GIF89a" not in record.getMessage()
 
-        await decoder.decode(png("red"))
+        await both_work(decoder)
         workers = set(workers_of(os.getpid()))
         again = await refusal(decoder, content)
         assert again.message == error.message
         assert again.reason == error.reason
-        assert set(workers_of(os.getpid())) == workers
+        await both_work(decoder)
+        assert set(workers_of(os.getpid())) <= workers  # no new one
         assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("deed", ["abort", "crash", "exit", "break", "spin", "hang", "eat"])
 async def test_a_new_worker_serves_within_200_ms(deed: str) -> None:
     async with pool(workers=1) as decoder:
-        times_s = []
         for attempt in range(3):  # the fastest counts: a busy machine may interrupt
             failing = asyncio.create_task(refusal(decoder, poison(deed, str(attempt))))
             waiting = asyncio.create_task(decoder.decode(png("red")))
             await failing
             died = time.perf_counter()
             await waiting
-            times_s.append(time.perf_counter() - died)
-        assert min(times_s) < 0.2
+            elapsed_s = time.perf_counter() - died
+            if elapsed_s < 0.2:
+                break
+        assert elapsed_s < 0.2
 
 
 async def test_a_worker_that_is_killed_at_work_fails_its_image_and_is_replaced() -> None:
@@ -178,12 +192,12 @@ async def test_workers_that_die_idle_are_replaced_unnoticed(
 
 async def test_a_fork_server_that_dies_is_started_again_unnoticed() -> None:
     async with pool(workers=2, cpu_s=60) as decoder:
-        os.kill(fork_server_of(os.getpid()), signal.SIGKILL)
+        await kill_fork_server()
         await decoder.decode(png("red"))
         spinning = asyncio.create_task(decoder.decode(poison("spin")))
         await until(lambda: bool(workers_of(os.getpid())))
         await begun(workers_of(os.getpid())[0])
-        os.kill(fork_server_of(os.getpid()), signal.SIGKILL)
+        await kill_fork_server()
         await decoder.decode(png("red", (30, 30)))
         assert not spinning.done()  # it is tried again: it is not its fault
         spinning.cancel()
@@ -221,11 +235,8 @@ async def test_memory_stays_within_the_limit() -> None:
         peaks: list[float] = []
 
         async def watch() -> None:
-            while True:
-                try:
-                    peaks.append(peak_mib(worker))
-                except (FileNotFoundError, ProcessLookupError, ValueError):  # it has ended
-                    return
+            while is_running(worker):
+                peaks.append(peak_mib(worker))
                 await asyncio.sleep(0)
 
         watching = asyncio.create_task(watch())
@@ -265,7 +276,7 @@ async def test_no_process_outlives_the_pool() -> None:
         await asyncio.gather(*(decoder.decode(png("red", (n, n))) for n in range(20, 30)))
         server = fork_server_of(os.getpid())
         processes = [server, *workers_of(os.getpid())]
-    await until(lambda: not any(map(_exists, processes)))
+    await until(lambda: not any(map(is_running, processes)))
 
 
 async def test_a_decoder_that_cannot_start_says_so_at_once() -> None:
@@ -278,7 +289,7 @@ async def test_one_that_cannot_start_now_is_tried_again(monkeypatch: pytest.Monk
     async with pool(workers=1) as decoder:
         with monkeypatch.context() as broken:
             broken.setenv("PYTHONPATH", "/nowhere")
-            os.kill(fork_server_of(os.getpid()), signal.SIGKILL)
+            await kill_fork_server()
             with pytest.raises(DecoderUnavailable):
                 await decoder.decode(png("red"))
         await decoder.decode(png("red"))
@@ -302,11 +313,3 @@ async def test_poison_in_a_stream_is_its_own_items_error(service: ImageSearchSer
         else:
             assert result.error.code == 3  # INVALID_ARGUMENT
             assert b"IMAGE_DECODE_FAILED" in result.error.SerializeToString()
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

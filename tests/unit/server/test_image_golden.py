@@ -3,6 +3,7 @@ computed here, never by the decoder's own library."""
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import random
 import struct
@@ -18,9 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageDraw
 
 from broken_images import animation, bombs, chunk, png, valid_images
+from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.image import decode_image
+from clipsearch_server.model import open_model_folder
 from clipsearch_server.png import picture_only
 from clipsearch_server.ports import DecodedImage
+from clipsearch_server.settings import DEMO_MODEL_DIR
 
 SIDE = 64  # four quarters of 32 pixels, which JPEG's blocks of 8 and 16 divide
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128)
@@ -303,6 +307,20 @@ def test_small_print_is_within_38_db_of_the_reference() -> None:
     assert 38 < psnr_db(decode(content, 224).pixels, exactly(content, 224)) < np.inf
 
 
+async def test_a_fraction_leaves_an_embedding_where_it_is() -> None:
+    model = await asyncio.to_thread(open_model_folder, DEMO_MODEL_DIR)
+    size_px = model.card.image_size_px
+    async with OnnxEncoder(model) as encoder:
+        for picture, least in (
+            (photograph(2_016, 1_512), 0.9999),
+            (small_print(2_000, 1_500), 0.999),
+        ):
+            content = encode(picture, "JPEG", quality=90)
+            pixels = np.stack([decode(content, size_px).pixels, exactly(content, size_px)])
+            embeddings = await encoder.encode_image(pixels)
+            assert least < embeddings[0] @ embeddings[1] < 1
+
+
 @pytest.mark.parametrize("size", [(1343, 1343), (1343, 5_000), (640, 480)])
 def test_smaller_photographs_are_exactly_those_of_the_reference(size: tuple[int, int]) -> None:
     content = encode(photograph(*size), "JPEG", quality=90)
@@ -327,7 +345,9 @@ def test_decoding_imports_nothing_that_a_worker_has_not() -> None:
     program = """
 import importlib, pickle, sys
 from clipsearch_server.decoding import process, worker
+from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.image import decode_image
+from clipsearch_server.model import open_model_folder
 for name in process._IMPORTED_LATE:
     importlib.import_module(name)
 before = set(sys.modules)
