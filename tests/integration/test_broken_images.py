@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from broken_images import REASONS, all_files, bombs
 from clipsearch import AddItem, InvalidImageError, SearchClient
 from clipsearch_server.settings import ImageSettings
 from clipsearch_server.testing import ServerProcess
-from decode_workers import peak_mib, workers_of
+from decode_workers import fork_server_of, peak_mib, workers_of
 from samples import png
 
 GOOD_EVERY = 10
@@ -26,7 +28,9 @@ def items() -> Iterator[AddItem]:
         yield AddItem(item_id=name, content=content)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
 def test_each_is_taken_or_refused_and_its_neighbours_succeed(tmp_path: Path) -> None:
     expected = {name: reason for name, (_, reason) in bombs().items()}
     results: dict[str, str] = {}
@@ -53,3 +57,20 @@ def test_each_is_taken_or_refused_and_its_neighbours_succeed(tmp_path: Path) -> 
     assert {name: results[name] for name in expected} == expected
     assert server.log.count("ended its decoder") == 1
     assert "Traceback" not in server.log
+
+
+def test_no_decoder_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
+    with (
+        ServerProcess("--data-dir", str(tmp_path)) as server,
+        SearchClient(server.address) as client,
+    ):
+        client.add_image(content=png("red"))
+        server_pid = server.process.pid
+        processes = [fork_server_of(server_pid), *workers_of(server_pid)]
+        handles = [os.pidfd_open(pid) for pid in processes]
+        assert len(handles) > 1
+        server.kill()
+        for handle in handles:
+            ended, _, _ = select.select([handle], [], [], 10)
+            assert ended
+            os.close(handle)
