@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from clipsearch_server.budget import Budget
 from clipsearch_server.errors import SourceFailed
+from clipsearch_server.image import decode_image
 from clipsearch_server.ports import (
+    DecodedImage,
     EmbeddedPage,
     Embeddings,
     ImagePage,
@@ -74,6 +76,24 @@ class FakeEncoder:
             self._waiting += change
             self.most_waiting = max(self.most_waiting, self._waiting)
             self._changed.notify_all()
+
+
+class InProcessDecoder:
+    """Decodes for real, without a process of its own."""
+
+    def __init__(self, *, size_px: int, max_pixels: int) -> None:
+        self._size_px = size_px
+        self._max_pixels = max_pixels
+
+    async def decode(self, content: bytes) -> DecodedImage:
+        return await asyncio.to_thread(
+            decode_image,
+            content,
+            size_px=self._size_px,
+            resize_px=self._size_px,
+            resample="bicubic",
+            max_pixels=self._max_pixels,
+        )
 
 
 class FakeFetcher:

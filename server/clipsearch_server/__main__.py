@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -39,8 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns 0 after a drain, and 1, with one line on stderr, if the server cannot start. A second
     signal ends the process at once, with 128 and the signal's number.
     """
-    # Pillow warns of odd EXIF with a line a tag, of which an image may have 65,000.
-    warnings.filterwarnings("ignore", module="PIL")
     try:
         settings = load_settings(sys.argv[1:] if argv is None else argv)
         logging.basicConfig(

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -24,11 +23,11 @@ from grpc_reflection.v1alpha import reflection
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
 from clipsearch_server.budget import Budget
+from clipsearch_server.decoding.pool import WorkerPool
 from clipsearch_server.encoders.batching import BatchingEncoder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import StartupError
 from clipsearch_server.fetch.http import HttpFetcher
-from clipsearch_server.image import decode_image
 from clipsearch_server.indexes.edge.index import EdgeIndex
 from clipsearch_server.model import ModelCard, ModelFolder, open_model_folder
 from clipsearch_server.ports import Encoder, ImageIndex
@@ -77,7 +76,20 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             start_token_id=model.card.start_token_id,
             end_token_id=model.card.end_token_id,
         )
-        # First, as Edge's process starts before gRPC does: gRPC's threads do not survive a fork.
+        # First, as these processes start before gRPC does: gRPC's threads do not survive a fork.
+        decoder = await stack.enter_async_context(
+            WorkerPool(
+                size_px=model.card.image_size_px,
+                resize_px=model.card.resize_px,
+                resample=model.card.resample,
+                max_pixels=settings.image.max_pixels,
+                max_bytes=settings.image.max_bytes,
+                workers=settings.image.decode_workers,
+                memory_bytes=settings.image.decode_memory_mib * 2**20,
+                cpu_s=settings.image.decode_cpu_s,
+                max_waiting=settings.image.decode_max_waiting,
+            )
+        )
         index = await _open_index(stack, settings, model.card)
         encoder = await _open_encoder(stack, settings, model)
         memory = Budget(settings.max_in_flight_mib * 2**20)
@@ -96,22 +108,14 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
                 )
             )
         executor = stack.enter_context(
-            ThreadPoolExecutor(
-                settings.image.decode_threads or os.cpu_count(), thread_name_prefix="decode"
-            )
+            ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="engine")
         )
         engine = SearchEngine(
             encoder=encoder,
             index=index,
             fetcher=fetcher,
             tokenizer=tokenizer,
-            decode=partial(
-                decode_image,
-                size_px=model.card.image_size_px,
-                resize_px=model.card.resize_px,
-                resample=model.card.resample,
-                max_pixels=settings.image.max_pixels,
-            ),
+            decoder=decoder,
             executor=executor,
             max_image_bytes=settings.image.max_bytes,
             max_decoded=_max_decoded(settings),
@@ -132,7 +136,7 @@ def _max_decoded(settings: Settings) -> int:
     """How many images may be decoded and not yet embedded: the encoder's batches under way, one
     more that is ready for it, and those that are being decoded."""
     batches = settings.triton.max_in_flight if settings.encoder.backend == "triton" else 1
-    decoders = settings.image.decode_threads or os.cpu_count() or 1
+    decoders = settings.image.decode_workers or os.cpu_count() or 1
     return min((batches + 1) * settings.encoder.max_batch + decoders, settings.encoder.max_waiting)
 
 

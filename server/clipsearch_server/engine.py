@@ -21,11 +21,11 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from clipsearch_server.budget import Budget
 from clipsearch_server.errors import ImageNotFound, InvalidImage, InvalidRequest
-from clipsearch_server.image import DecodedImage
 from clipsearch_server.ports import (
     EmbeddedPage,
     Embeddings,
     Encoder,
+    ImageDecoder,
     ImageFetcher,
     ImageIndex,
     ImagePage,
@@ -117,10 +117,8 @@ class Stages:
 class SearchEngine:
     """One collection, and the model that fills and searches it.
 
-    ``decode`` turns an encoded image into pixels (see `image.decode_image`). ``executor`` runs what
-    would stop the event loop: decoding, hashing, tokenising long texts. Its
-    number of threads bounds how many images are decoded at a time. ``fetcher`` is None where images
-    may not be added by URL. What an encoder or an index raises is passed on.
+    ``executor`` runs what would stop the event loop: hashing, tokenising long texts. ``fetcher`` is
+    None where images may not be added by URL. What a port raises is passed on.
 
     Adding is held back, and never refused, by what comes after: at most ``max_decoded`` images are
     decoded and not yet embedded. ``memory`` is the bytes of all encoded images under way: callers
@@ -134,7 +132,7 @@ class SearchEngine:
         index: ImageIndex,
         fetcher: ImageFetcher | None,
         tokenizer: Tokenizer,
-        decode: Callable[[bytes], DecodedImage],
+        decoder: ImageDecoder,
         executor: Executor,
         max_image_bytes: int,
         max_decoded: int,
@@ -145,7 +143,7 @@ class SearchEngine:
         self._index = index
         self._fetcher = fetcher
         self._tokenizer = tokenizer
-        self._decode = decode
+        self._decoder = decoder
         self._executor = executor
         self._max_image_bytes = max_image_bytes
         self._decoded = asyncio.Semaphore(max_decoded)
@@ -327,7 +325,7 @@ class SearchEngine:
 
     async def _embed(self, content: bytes) -> _Picture:
         async with self._decoded:
-            decoded = await self._in_thread(self._decode, content)
+            decoded = await self._decoder.decode(content)
             embedding = await self._encoder.encode_image(decoded.pixels[None])
         return _Picture(decoded.media_type, decoded.width_px, decoded.height_px, embedding)
 

@@ -13,6 +13,7 @@
   + StorageFull               the disk or its quota is full
   + DependencyFailed          a neighbour of ours does not work
     - EncoderUnavailable
+    - DecoderUnavailable
     - IndexUnavailable
   + DeadlineExceeded          the time for the call, or for a part of it, is over
     - OutcomeUnknown          a write was sent, and may or may not have been made
@@ -58,7 +59,7 @@ class InvalidImage(InvalidRequest):
     """The content is not an image, is broken, or exceeds a limit. Sending it again cannot help.
 
     ``reason`` is one of IMAGE_FORMAT_UNSUPPORTED, IMAGE_UNDECODABLE, IMAGE_TOO_LARGE,
-    IMAGE_TOO_COMPLEX.
+    IMAGE_TOO_COMPLEX, IMAGE_DECODE_FAILED (its decoder crashed, or exceeded its memory or time).
     """
 
     def __init__(self, message: str, *, reason: str, **metadata: str) -> None:
@@ -156,6 +157,12 @@ class EncoderUnavailable(DependencyFailed):
     """The encoder cannot be reached or has stopped."""
 
     reason = "MODEL_UNAVAILABLE"
+
+
+class DecoderUnavailable(DependencyFailed):
+    """No process that decodes images can be started, or it was stopped."""
+
+    reason = "DECODER_UNAVAILABLE"
 
 
 class IndexUnavailable(DependencyFailed):

@@ -1,4 +1,4 @@
-"""What the engine needs from the world: three ports, and the data that crosses them.
+"""What the engine needs from the world: four ports, and the data that crosses them.
 
 An adapter implements one port, is built from plain values, and is an async context manager. All
 methods are safe to call concurrently from one event loop and never block it. ``tests/contract``
@@ -41,6 +41,16 @@ class StoredImage:
     create_time: datetime  # aware, UTC, whole microseconds
     update_time: datetime
     duplicate_of: UUID | None = None  # if linked: it had the same content when this was stored
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image as the vision encoder takes it, and what its content says about it."""
+
+    pixels: NDArray[np.uint8]  # (3, size_px, size_px): RGB, upright
+    media_type: str  # "image/jpeg", "image/png", "image/webp" or "image/gif"
+    width_px: int  # of the whole image, upright
+    height_px: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,5 +179,18 @@ class ImageFetcher(Protocol):
         Raises InvalidRequest (field ``url``) if the URL is malformed, SourceNotAllowed if this
         server does not go there, SourceFailed if its host does not deliver, InvalidImage
         (IMAGE_TOO_LARGE) if the body exceeds the byte limit.
+        """
+        ...
+
+
+class ImageDecoder(Protocol):
+    """Turns encoded images, which strangers made, into what the vision encoder takes."""
+
+    async def decode(self, content: bytes) -> DecodedImage:
+        """Decodes an image and reduces it to the model's size. A caller that gives up frees its
+        place at once.
+
+        Raises InvalidImage if it is not one that we take, is broken, exceeds a limit, or made its
+        decoder fail; Overloaded if too many wait, DecoderUnavailable if nothing can decode now.
         """
         ...

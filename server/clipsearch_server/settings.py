@@ -164,8 +164,25 @@ class ImageSettings(Group):
         ge=1,
         description="pixels of an image at most; beyond this it is not decoded",
     )
-    decode_threads: int = Field(
-        default=0, ge=0, le=256, description="images decoded at a time; 0: one for each core"
+    decode_workers: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="processes that decode, each an image at a time; 0: one for each core",
+    )
+    decode_memory_mib: int = Field(
+        default=1024,
+        ge=64,
+        description="MiB of memory that decoding one image may take; raise it with max_pixels",
+    )
+    decode_cpu_s: float = Field(
+        default=5.0,
+        gt=0,
+        le=300,
+        description="seconds of processor time that decoding one image may take",
+    )
+    decode_max_waiting: int = Field(
+        default=1024, ge=1, description="images that may wait to be decoded; more are refused"
     )
 
 

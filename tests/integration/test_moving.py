@@ -23,6 +23,7 @@ from clipsearch_server.engine import SearchEngine
 from clipsearch_server.indexes.qdrant.collection import CollectionLayout
 from clipsearch_server.indexes.qdrant.index import QdrantIndex
 from clipsearch_server.model import ModelFolder, open_model_folder
+from clipsearch_server.ports import DecodedImage
 from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.interceptors import CallInterceptor
 from clipsearch_server.rpc.servicer import ImageSearchServicer, ServiceOptions
@@ -73,7 +74,7 @@ async def on_qdrant(model: ModelFolder) -> AsyncIterator[str]:
             index=index,
             fetcher=None,
             tokenizer=tokenizer,
-            decode=_never,
+            decoder=_NoDecoder(),
             executor=ThreadPoolExecutor(1),
             max_image_bytes=1,
             max_decoded=1,
@@ -92,8 +93,9 @@ async def on_qdrant(model: ModelFolder) -> AsyncIterator[str]:
             await server.stop(0)
 
 
-def _never(content: bytes) -> Any:
-    raise AssertionError("nothing is added here but by import")
+class _NoDecoder:
+    async def decode(self, content: bytes) -> DecodedImage:
+        raise AssertionError("nothing is added here but by import")
 
 
 async def run(address: str, *arguments: str) -> None:

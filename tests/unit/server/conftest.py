@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import grpc
@@ -20,11 +19,11 @@ from clipsearch.v1.image_search_pb2_grpc import (
 )
 from clipsearch_server.budget import Budget
 from clipsearch_server.engine import Duplicates, SearchEngine
-from clipsearch_server.image import decode_image
+from clipsearch_server.ports import ImageDecoder
 from clipsearch_server.rpc.interceptors import CallInterceptor
 from clipsearch_server.rpc.servicer import ImageSearchServicer, ServiceOptions
 from clipsearch_server.text import Tokenizer
-from fakes import FakeEncoder, FakeFetcher, FakeIndex
+from fakes import FakeEncoder, FakeFetcher, FakeIndex, InProcessDecoder
 
 SIZE_PX = 8
 VOCABULARY = {"<start>": 0, "<end>": 1, "?": 2, "red": 3, "green": 4, "blue": 5}
@@ -47,6 +46,11 @@ def encoder() -> FakeEncoder:
 @pytest.fixture
 def index() -> FakeIndex:
     return FakeIndex()
+
+
+@pytest.fixture
+def decoder() -> ImageDecoder:
+    return InProcessDecoder(size_px=SIZE_PX, max_pixels=1_000_000)
 
 
 @pytest.fixture
@@ -76,6 +80,7 @@ def engine(
     encoder: FakeEncoder,
     index: FakeIndex,
     fetcher: FakeFetcher,
+    decoder: ImageDecoder,
     tokenizer: Tokenizer,
     executor: ThreadPoolExecutor,
     memory: Budget,
@@ -86,13 +91,7 @@ def engine(
         index=index,
         fetcher=fetcher,
         tokenizer=tokenizer,
-        decode=partial(
-            decode_image,
-            size_px=SIZE_PX,
-            resize_px=SIZE_PX,
-            resample="bicubic",
-            max_pixels=1_000_000,
-        ),
+        decoder=decoder,
         executor=executor,
         max_image_bytes=100_000,
         max_decoded=8,

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from clipsearch_server.errors import InvalidImage
-from clipsearch_server.image import DecodedImage, decode_image
+from clipsearch_server.image import decode_image
+from clipsearch_server.ports import DecodedImage
 
 MAX_PIXELS = 4_000_000
 ORIENTATION = 0x0112
