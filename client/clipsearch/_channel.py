@@ -42,7 +42,7 @@ _SERVICE_CONFIG = {
 }
 
 # gRPC keeps a request for its retries up to this size, and sends a larger one once only. Its
-# default of 256 KiB is less than a photograph; a server's default limit is 20 MiB.
+# default of 256 KiB is less than a photograph; a server's default limit is 16 MiB.
 _RETRY_BUFFER_BYTES = 32 * 1024 * 1024
 
 # Servers allow one ping in five minutes and hang up on more (grpc/doc/keepalive.md); firewalls and

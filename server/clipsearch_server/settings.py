@@ -157,7 +157,7 @@ class ImageSettings(Group):
     """Which images are taken."""
 
     max_bytes: int = Field(
-        default=20 * 2**20, ge=1024, le=2**30, description="bytes of an encoded image at most"
+        default=16 * 2**20, ge=1024, le=2**30, description="bytes of an encoded image at most"
     )
     max_pixels: int = Field(
         default=50_000_000,

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -17,10 +16,9 @@ from hypothesis import strategies as st
 
 from clipsearch_server.budget import Budget
 from clipsearch_server.engine import AddedImage, AddOutcome, Duplicates, NewImage, SearchEngine
-from clipsearch_server.image import decode_image
 from clipsearch_server.ports import EmbeddedPage
 from clipsearch_server.text import Tokenizer
-from fakes import FakeEncoder, FakeFetcher, FakeIndex
+from fakes import FakeEncoder, FakeFetcher, FakeIndex, InProcessDecoder
 from samples import png
 
 URL = "https://example.com/red.png"
@@ -226,9 +224,7 @@ def an_engine(
             index=index,
             fetcher=fetcher,
             tokenizer=tokenizer,
-            decode=partial(
-                decode_image, size_px=4, resize_px=4, resample="bicubic", max_pixels=1000
-            ),
+            decoder=InProcessDecoder(size_px=4, max_pixels=1000),
             executor=executor,
             max_image_bytes=1000,
             max_decoded=4,
