@@ -23,6 +23,8 @@ from clipsearch import (
 )
 from clipsearch.cli.output import show_error
 
+DEFAULT_SERVER = "localhost:50051"
+
 
 class ExitCode(IntEnum):
     """What the command's exit codes mean; ``clipsearch --help`` says the same."""

@@ -6,14 +6,14 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias
 from urllib.parse import unquote_to_bytes
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from clipsearch import InvalidRequestError, Metadata, NotFoundError, SearchError, SourceError
+from clipsearch import InvalidRequestError, Metadata, SearchError, SourceError
 from clipsearch.cli.output import human_bytes
 from clipsearch.cli.sources import URL, UnreadableError, check_file, check_size, explain, printable
 
@@ -38,7 +38,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: SearchError) -> Self:
-        is_final = isinstance(error, InvalidRequestError | NotFoundError) or (
+        is_final = isinstance(error, InvalidRequestError) or (
             isinstance(error, SourceError) and not error.retryable
         )
         return cls(error.code.name, error.reason, str(error), is_final)
@@ -154,6 +154,13 @@ def content_of(entry: Entry) -> bytes | None:
             return content
         case _:
             return None
+
+
+def slim(entry: Entry) -> Entry:
+    """Returns the entry without the content of its file."""
+    if isinstance(entry.origin, Member):
+        return replace(entry, origin=replace(entry.origin, content=None))
+    return entry
 
 
 def head_of(entry: Entry, size: int) -> bytes | None:

@@ -49,7 +49,7 @@ class FailuresFile:
 
     def records(self) -> Iterator[Record]:
         """Yields the failures. Raises FormatError if the file is of something else."""
-        for entry, record in self._lines():
+        for _, record in self._lines():
             yield record
 
     def _lines(self) -> Iterator[tuple[Entry, Record]]:

@@ -29,10 +29,10 @@ class JournalError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a journal is about. ``collection`` and ``model`` (a fingerprint) are None where they are
-    not known, as without a server."""
+    """What a journal is about; what is None is not known, as the ``collection`` and the ``model``
+    (its fingerprint) without a server."""
 
-    source: str
+    source: str | None
     server: str
     collection: str | None = None
     model: str | None = None
@@ -222,7 +222,7 @@ class Journal:
             ("collection", found.collection, self._binding.collection),
             ("model", found.model, self._binding.model),
         ):
-            if ours is not None and theirs != ours:
+            if None not in (theirs, ours) and theirs != ours:
                 raise JournalError(
                     f"{self.file} is about the {what} {theirs}, and not {ours}; --journal names "
                     "another one, and --restart starts this one anew"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +14,7 @@ from clipsearch.cli.index.entry import (
     EntrySource,
     Failure,
     content_of,
+    slim,
     stamp_of,
     stored_id,
     unsent,
@@ -23,6 +24,7 @@ from clipsearch.cli.sources import UnreadableError
 
 MAX_PARCELS = 256
 MAX_BYTES = 2**26  # one image at least, however large
+_POLL_S = 0.2
 
 DUPLICATE = "duplicate"
 STORED = "stored already"
@@ -75,23 +77,26 @@ class Reader:
             content = content_of(entry)
         except UnreadableError as error:
             return Parcel(entry=entry, failure=unsent(error.reason, str(error)))
-        return Parcel(entry=entry, stamp=stamp, content=content, id=stored_id(entry, content))
+        image_id = stored_id(entry, content)
+        return Parcel(entry=slim(entry), stamp=stamp, content=content, id=image_id)
 
 
 class ReadAhead:
     """The parcels of a source, in its order; entering starts the thread, leaving ends it.
 
-    Iterating raises what the source raised, and ends early once it is stopped.
+    Iterating raises what the source raised, and ends early once ``stopping`` is set.
     """
 
-    def __init__(self, source: EntrySource, read: Callable[[Entry], Parcel]) -> None:
+    def __init__(
+        self, source: EntrySource, read: Callable[[Entry], Parcel], stopping: Event
+    ) -> None:
         self._source = source
         self._read = read
+        self._stopping = stopping
         self._changed = Condition()
         self._parcels: deque[Parcel] = deque()
         self._bytes = 0
         self._ended = False
-        self._stopped = False
         self._error: Exception | None = None
         self._thread = Thread(target=self._run, daemon=True)
 
@@ -105,19 +110,13 @@ class ReadAhead:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.stop()
+        self._stopping.set()
         self._thread.join(timeout=5)  # a file system that hangs must not hold up the end
-
-    def stop(self) -> None:
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
 
     def __iter__(self) -> Iterator[Parcel]:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._parcels or self._ended or self._stopped)
-                if self._stopped:
+                if not self._wait_for(lambda: bool(self._parcels or self._ended)):
                     return
                 if not self._parcels:
                     break
@@ -144,13 +143,20 @@ class ReadAhead:
         """Waits for room; returns False if nobody will take the parcel."""
         size = len(parcel.content or b"")
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._has_room(size))
-            if self._stopped:
+            if not self._wait_for(lambda: self._has_room(size)):
                 return False
             self._parcels.append(parcel)
             self._bytes += size
             self._changed.notify_all()
             return True
+
+    def _wait_for(self, condition: Callable[[], bool]) -> bool:
+        """Waits, and returns False if that was stopped."""
+        while not self._stopping.is_set():
+            # A signal's handler may set the event, and may not take the lock to notify us.
+            if self._changed.wait_for(condition, timeout=_POLL_S):
+                return True
+        return False
 
     def _has_room(self, size: int) -> bool:
         if not self._parcels:
