@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipsearch.cli.index.columns import ColumnError
-from clipsearch.cli.index.entry import Entry, File, Origin, Url, bad_entry
+from clipsearch.cli.index.entry import Entry, File, FormatError, Origin, Url, bad_entry
 
 
 class Coco:
@@ -18,7 +17,7 @@ class Coco:
 
     def __init__(self, file: Path, images_dir: Path | None) -> None:
         """Images are read from ``images_dir``; if it is None, they are fetched by their URLs, and
-        those without one are looked for beside the file. Raises ColumnError if the file is of
+        those without one are looked for beside the file. Raises FormatError if the file is of
         another kind, OSError if it cannot be read."""
         self.skipped = 0
         self._folder = file.parent if images_dir is None else images_dir
@@ -26,9 +25,9 @@ class Coco:
         try:
             content = json.loads(file.read_bytes())
         except (ValueError, RecursionError) as error:
-            raise ColumnError(f"is not JSON: {error}") from error
+            raise FormatError(f"is not JSON: {error}") from error
         if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-            raise ColumnError(
+            raise FormatError(
                 "is no COCO annotations file, which has a list `images`; of a JSON object a line, "
                 "--format jsonl"
             )

@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from clipsearch import JsonValue
-from clipsearch.cli.index.entry import Entry, bad_entry, is_uuid, origin_of
+from clipsearch.cli.index.entry import Entry, FormatError, bad_entry, is_uuid, origin_of
 
 # The first of these that a table has tells where the image is.
 IMAGE_COLUMNS = (
     *("url", "image_url", "image", "path", "image_path", "filepath", "file_path"),
     *("file", "file_name", "filename", "uri"),
 )
-
-
-class ColumnError(ValueError):
-    """The table lacks a column; the message says which, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,23 +80,23 @@ class Columns:
 
 
 def check_columns(names: Sequence[str], options: ColumnOptions) -> str:
-    """Returns the column of the images. Raises ColumnError if a table with these columns lacks one
+    """Returns the column of the images. Raises FormatError if a table with these columns lacks one
     that is needed."""
     for name in (options.image, *(options.metadata or ())):
         if name is not None and name not in names:
-            raise ColumnError(f"has no column {name!r}; it has {_listed(names)}")
+            raise FormatError(f"has no column {name!r}; it has {_listed(names)}")
     return image_column(names, options)
 
 
 def image_column(names: Collection[str], options: ColumnOptions) -> str:
-    """Returns the column that tells where the image is. Raises ColumnError if none does."""
+    """Returns the column that tells where the image is. Raises FormatError if none does."""
     if options.image is not None:
         return options.image
     for known in IMAGE_COLUMNS:
         for name in names:
             if name.lower() == known:
                 return name
-    raise ColumnError(
+    raise FormatError(
         f"has no column that tells where the images are, such as {', '.join(IMAGE_COLUMNS[:4])}; "
         f"it has {_listed(names)}; --image-column names the one to use"
     )

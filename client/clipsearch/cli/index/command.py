@@ -14,12 +14,12 @@ from typing import Annotated
 import typer
 
 from clipsearch import NotFoundError, SearchClient, ServerInfo
-from clipsearch.cli.index.columns import ColumnError, ColumnOptions
+from clipsearch.cli.index.columns import ColumnOptions
 from clipsearch.cli.index.dry_run import dry_run
-from clipsearch.cli.index.entry import EntrySource
+from clipsearch.cli.index.entry import EntrySource, FormatError
 from clipsearch.cli.index.failures import SUFFIX as FAILURES_SUFFIX
 from clipsearch.cli.index.failures import FailuresFile, write_failures
-from clipsearch.cli.index.formats import Format, FormatError, open_source
+from clipsearch.cli.index.formats import Format, open_source
 from clipsearch.cli.index.hash_table import HashTable, hash64
 from clipsearch.cli.index.journal import SUFFIX as JOURNAL_SUFFIX
 from clipsearch.cli.index.journal import Binding, Journal, JournalError
@@ -339,7 +339,7 @@ def _explained(source: Path) -> Iterator[None]:
             raise
         show_error("Parquet needs pyarrow; install it with: pip install pyarrow")
         raise typer.Exit(ExitCode.USAGE) from error
-    except (FormatError, ColumnError) as error:
+    except FormatError as error:
         show_error(f"{source}: {error}")
         raise typer.Exit(ExitCode.USAGE) from error
     except JournalError as error:

@@ -23,6 +23,10 @@ MAX_METADATA_BYTES = 2**18
 _MAX_METADATA_DEPTH = 16
 
 
+class FormatError(ValueError):
+    """The source is of no kind that can be indexed; the message is one line that says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why an image is not stored.
@@ -181,7 +185,7 @@ def uri_of(entry: Entry) -> str:
         case File(path) if not entry.uri:
             return path.resolve().as_uri()
         case Member(tar=tar, name=name) if not entry.uri:
-            return (tar.resolve() / name).as_uri()
+            return (tar.resolve() / name.lstrip("/")).as_uri()
         case _:
             return entry.uri
 
@@ -244,7 +248,7 @@ def from_json(facts: Mapping[str, Any]) -> Entry:
         uri=texts["uri"],
         metadata=metadata,
         problem=problem,
-    )
+    ).checked()
 
 
 def _why_not(entry: Entry) -> str:

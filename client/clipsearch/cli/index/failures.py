@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from clipsearch.cli.index.entry import Entry, Failure, Member, from_json
-from clipsearch.cli.index.formats import FormatError
+from clipsearch.cli.index.entry import Entry, Failure, FormatError, Member, from_json
 from clipsearch.cli.index.journal import Journal, Record
-from clipsearch.cli.index.webdataset import open_members
+from clipsearch.cli.index.webdataset import DAMAGED, open_members
 
 SUFFIX = ".clipsearch-failures.jsonl"
 
@@ -111,8 +108,7 @@ def _tar_of(entry: Entry) -> Path | None:
 
 def _found(tar: Path, wanted: dict[str, Entry]) -> Iterator[Entry]:
     """Yields the entries with their content, as far as the tar has it."""
-    damaged = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
-    with suppress(*damaged):  # what is not found is told as such
+    with suppress(*DAMAGED):  # what is not found is told as such
         for member, stream in open_members(tar):
             if (entry := wanted.pop(member.name, None)) is not None:
                 content = stream.read()

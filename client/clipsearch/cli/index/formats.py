@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipsearch.cli.index.coco import Coco
 from clipsearch.cli.index.columns import ColumnOptions
-from clipsearch.cli.index.entry import EntrySource
+from clipsearch.cli.index.entry import EntrySource, FormatError
 from clipsearch.cli.index.folder import Folder
 from clipsearch.cli.index.lines import read_lines
 from clipsearch.cli.index.table import Csv, JsonLines
@@ -41,16 +41,12 @@ _SUFFIXES = {
 }
 
 
-class FormatError(ValueError):
-    """The source is of no kind that can be indexed; the message is one line that says why."""
-
-
 def open_source(
     path: Path, format: Format | None, columns: ColumnOptions, images_dir: Path | None
 ) -> EntrySource:
     """Opens a source, of the kind that it seems to be if ``format`` is None.
 
-    Raises FormatError or ColumnError if it is of another kind, OSError if it cannot be read, and
+    Raises FormatError if it is of another kind, OSError if it cannot be read, and
     ModuleNotFoundError if it is a Parquet file and pyarrow is missing.
     """
     match format or _format_of(path):

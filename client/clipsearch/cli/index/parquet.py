@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipsearch.cli.index.columns import ColumnError, ColumnOptions, Columns, check_columns
-from clipsearch.cli.index.entry import Entry, bad_entry
+from clipsearch.cli.index.columns import ColumnOptions, Columns, check_columns
+from clipsearch.cli.index.entry import Entry, FormatError, bad_entry
 
 _BATCH_ROWS = 256  # in memory at a time, with what pyarrow reads ahead
 
@@ -19,7 +19,7 @@ class Parquet:
     """A table of which a key is what the image's column holds; columns of bytes are left out."""
 
     def __init__(self, file: Path, options: ColumnOptions) -> None:
-        """Raises ColumnError if it is no Parquet file or does not tell where the images are,
+        """Raises FormatError if it is no Parquet file or does not tell where the images are,
         OSError if it cannot be read."""
         self.skipped = 0
         self._file = file
@@ -29,7 +29,7 @@ class Parquet:
             schema = parquet.schema_arrow
         image = check_columns(schema.names, options)
         if _is_binary(schema.field(image).type):
-            raise ColumnError(f"holds no URLs or paths in the column {image!r}")
+            raise FormatError(f"holds no URLs or paths in the column {image!r}")
         self._columns = Columns(image, options, file.parent)
         self._read = [
             name
@@ -55,17 +55,25 @@ class Parquet:
                         for row in batch.to_pylist():
                             number += 1
                             yield self._columns.entry(row, f"row {number}")
-                except (pa.ArrowException, ValueError, OverflowError) as error:
-                    cause = str(error).partition("\n")[0]
+                except (pa.ArrowException, ValueError, OverflowError, OSError) as error:
                     place = f"row group {group + 1}"
-                    yield bad_entry(place, f"{place} is damaged after row {number}: {cause}")
+                    yield bad_entry(
+                        place, f"{place} is damaged after row {number}: {_cause(error)}"
+                    )
 
     def _open(self, stream: Any) -> Any:
         try:
             return pq.ParquetFile(stream, buffer_size=2**20, page_checksum_verification=True)
-        except (pa.ArrowException, ValueError) as error:
-            cause = str(error).partition("\n")[0]
-            raise ColumnError(f"is not a Parquet file, or is damaged: {cause}") from error
+        except (pa.ArrowException, ValueError, OSError) as error:
+            why = f"is not a Parquet file, or is damaged: {_cause(error)}"
+            raise FormatError(why) from error
+
+
+def _cause(error: Exception) -> str:
+    """What pyarrow says. Raises the error again if it is the file system's."""
+    if isinstance(error, OSError) and error.errno:
+        raise error
+    return str(error).partition("\n")[0]
 
 
 def _is_binary(type_: Any) -> bool:

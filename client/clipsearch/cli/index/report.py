@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
-from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
-from clipsearch import Image
+from clipsearch import AddOutcome, Image
 from clipsearch.cli.index.entry import Entry, Failure
 from clipsearch.cli.output import new_table, show_json, stderr, stdout, visible
 
@@ -21,6 +22,9 @@ _MAX_REASONS = 20
 
 REFUSED = "refused"  # for good
 FAILED = "failed"  # this time
+
+# Others, such as `stored already`, come between.
+_ORDER = {name: rank for rank, name in enumerate(AddOutcome)} | {REFUSED: 98, FAILED: 99}
 
 
 class Meter:
@@ -84,8 +88,13 @@ class Report:
         if not self._shows_bar:
             yield
             return
-        bar = Progress(_VerbColumn(self._verb), BarColumn(), _StatusColumn(self), console=stderr)
-        self._bar, self._task = bar, bar.add_task("", total=self.meter.total)
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            _StatusColumn(self),
+            console=stderr,
+        )
+        self._bar, self._task = bar, bar.add_task(self._verb, total=self.meter.total)
         with bar:
             yield
 
@@ -131,7 +140,8 @@ class Report:
         return f"{self._trouble}  {counts}" if self._trouble else counts
 
     def counted(self) -> str:
-        return ", ".join(f"{count:,} {outcome}" for outcome, count in self.counts.items())
+        counts = sorted(self.counts.items(), key=lambda count: _ORDER.get(count[0], 50))
+        return ", ".join(f"{count:,} {outcome}" for outcome, count in counts)
 
     @property
     def failures(self) -> int:
@@ -142,17 +152,16 @@ class Report:
         if self._reasons:
             table = new_table("why", "images", "for example")
             for (code, reason), count in self._reasons.most_common(_MAX_REASONS):
-                example = visible(self._examples[code, reason])
+                example = _shown(self._examples[code, reason])
                 table.add_row(Text(visible(reason or code)), f"{count:,}", Text(example))
             console.print(table)
         meter = self.meter
         passed_over = f"; {skipped:,} other files passed over" if skipped else ""
-        console.print(
-            f"{self.counted() or 'nothing found'} in {_duration(meter.elapsed_s)} "
-            f"({meter.sent_rate:.0f}/s){passed_over}"
-        )
+        rate = f" ({meter.sent_rate:.0f}/s)" if meter.sent_rate else ""
+        elapsed = _duration(meter.elapsed_s)
+        console.print(f"{self.counted() or 'nothing found'} in {elapsed}{rate}{passed_over}")
         for note in notes:
-            console.print(Text(visible(note)), soft_wrap=True)
+            console.print(Text(_shown(note)), soft_wrap=True)
 
     def _log(self, message: str) -> None:
         self._logged_s = time.monotonic()
@@ -160,22 +169,18 @@ class Report:
             typer.echo(f"{self._verb}: {message}", err=True)
 
 
-class _VerbColumn(ProgressColumn):
-    def __init__(self, verb: str) -> None:
-        super().__init__()
-        self._verb = verb
-
-    def render(self, task: Task) -> Text:
-        return Text(self._verb)
-
-
 class _StatusColumn(ProgressColumn):
     def __init__(self, report: Report) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True, overflow="ellipsis"))
         self._report = report
 
     def render(self, task: Task) -> Text:
         return Text(visible(self._report.status))
+
+
+def _shown(text: str) -> str:
+    """A key may be a file's name, and that need not be text."""
+    return visible(text.encode(errors="backslashreplace").decode())
 
 
 def _duration(seconds: float) -> str:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from clipsearch.cli.index.columns import (
-    ColumnError,
     ColumnOptions,
     Columns,
     check_columns,
     image_column,
 )
-from clipsearch.cli.index.entry import Entry, bad_entry
+from clipsearch.cli.index.entry import Entry, FormatError, bad_entry
 from clipsearch.cli.index.lines import MAX_LINE_CHARS, count_lines, read_lines
 
 _DELIMITERS = ",;\t|"
@@ -25,7 +24,7 @@ class Csv:
     """A table whose first line names the columns; a key is what the image's column holds."""
 
     def __init__(self, file: Path, options: ColumnOptions, *, is_tsv: bool) -> None:
-        """Raises ColumnError if the table does not tell where the images are, OSError if it cannot
+        """Raises FormatError if the table does not tell where the images are, OSError if it cannot
         be read."""
         self.skipped = 0
         self._file = file
@@ -34,7 +33,7 @@ class Csv:
         try:
             self._names: list[str] = next(self._reader(), [])
         except csv.Error as error:
-            raise ColumnError(f"has no line of column names: {error}") from error
+            raise FormatError(f"has no line of column names: {error}") from error
         self._columns = Columns(check_columns(self._names, options), options, file.parent)
 
     def count(self) -> int:
@@ -89,7 +88,7 @@ class JsonLines:
             return bad_entry(place, f"{place} is not a JSON object")
         try:
             image = image_column(row, self._options)
-        except ColumnError as error:
+        except FormatError as error:
             return bad_entry(place, f"{place} {error}")
         if image not in self._columns:
             self._columns[image] = Columns(image, self._options, self._file.parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tarfile
 import zlib
@@ -13,7 +14,12 @@ from typing import Any
 from clipsearch.cli.index.entry import MAX_METADATA_BYTES, Entry, Member, bad_entry
 from clipsearch.cli.sources import is_image_name, printable
 
-SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
+# What reading a tar that is damaged may raise.
+DAMAGED = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError, OverflowError)
+
+_GZIP_MAGIC = b"\x1f\x8b"
 
 # A sample's images are held until its last file has been read. Beyond this it goes without.
 _MAX_HELD_BYTES = 2**26
@@ -41,7 +47,7 @@ class Webdataset:
             prefix = f"{tar.name}/" if self._is_folder else ""
             try:
                 yield from self._entries(tar, prefix)
-            except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+            except DAMAGED as error:
                 yield bad_entry(tar.name, f"{printable(tar.name)} is damaged: {error}")
 
     def _entries(self, tar: Path, prefix: str) -> Iterator[Entry]:
@@ -108,14 +114,20 @@ class _Sample:
 def open_members(tar: Path) -> Iterator[tuple[tarfile.TarInfo, Any]]:
     """Yields the files in a tar with their content, to be read before the next is asked for.
 
-    Raises TarError, OSError, EOFError, ValueError or zlib's error if it is damaged.
+    Raises one of ``DAMAGED`` if it cannot be read.
     """
     archive: Any  # whose list of members is not public
-    with tarfile.open(tar, "r|*") as archive:
+    with tar.open("rb") as raw:
+        is_gzip = raw.read(2) == _GZIP_MAGIC
+    # tarfile could tell by itself, but chokes on what is damaged in more ways than gzip does.
+    with (
+        (gzip.open(tar) if is_gzip else tar.open("rb")) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as archive,
+    ):
         while (member := archive.next()) is not None:
             archive.members.clear()  # which it would keep, all of them
-            if member.isreg() and (stream := archive.extractfile(member)) is not None:
-                yield member, stream
+            if member.isreg() and (content := archive.extractfile(member)) is not None:
+                yield member, content
 
 
 def sample_name(name: str) -> str:
