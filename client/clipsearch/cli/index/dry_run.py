@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from clipsearch import AddOutcome
 from clipsearch.cli.index.entry import Entry, EntrySource, Failure, Url, head_of, stamp_of, unsent
 from clipsearch.cli.index.formats import SIGNATURES
 from clipsearch.cli.index.journal import Journal
-from clipsearch.cli.index.read_ahead import DUPLICATE, STORED
-from clipsearch.cli.index.report import Report
+from clipsearch.cli.index.report import STORED, WOULD_BE_SENT, Report
 from clipsearch.cli.sources import UnreadableError
 
-_SENT = "would be sent"
 _MAX_IMAGE_BYTES = 20 * 2**20  # what servers take unless they are told otherwise
 
 
@@ -22,7 +21,7 @@ def dry_run(
     with report.progress():
         for entry in source:
             if not journal.visit(entry.key):
-                report.settle(entry, DUPLICATE)
+                report.settle(entry, AddOutcome.DUPLICATE)
                 continue
             outcome, failure = _foresee(entry, journal, retries_refused=retries_refused)
             report.settle(entry, outcome, failure=failure)
@@ -49,7 +48,7 @@ def _foresee(
         return "", unsent("IMAGE_FORMAT_UNSUPPORTED", "is no JPEG, PNG, WEBP or GIF")
     if isinstance(entry.origin, Url) and not _may_be_fetched(entry.origin.url):
         return "", unsent("URL_MALFORMED", "is no http or https URL")
-    return _SENT, None
+    return WOULD_BE_SENT, None
 
 
 def _may_be_fetched(url: str) -> bool:

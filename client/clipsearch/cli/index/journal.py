@@ -12,6 +12,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
+from clipsearch import AddOutcome
 from clipsearch.cli.index.entry import Failure
 from clipsearch.cli.index.hash_table import HashTable, hash64
 
@@ -20,7 +21,6 @@ SUFFIX = ".clipsearch-journal"
 _MAGIC = "clipsearch_journal"
 _VERSION = 1
 _BLOCK_BYTES = 2**16
-_DUPLICATE = "duplicate"
 
 
 class JournalError(Exception):
@@ -267,7 +267,7 @@ class Journal:
             self._failed.append(place)
         elif record.id:
             self._last_stored = place
-            if record.outcome != _DUPLICATE:  # which is stored for another key
+            if record.outcome != AddOutcome.DUPLICATE:  # which is stored for another key
                 self._ids[hash64(record.id)] = place
 
     def _clear(self) -> None:

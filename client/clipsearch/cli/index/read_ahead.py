@@ -9,6 +9,7 @@ from threading import Condition, Event, Thread
 from types import TracebackType
 from typing import Self
 
+from clipsearch import AddOutcome
 from clipsearch.cli.index.entry import (
     Entry,
     EntrySource,
@@ -20,14 +21,12 @@ from clipsearch.cli.index.entry import (
     unsent,
 )
 from clipsearch.cli.index.journal import Journal
+from clipsearch.cli.index.report import STORED
 from clipsearch.cli.sources import UnreadableError
 
 MAX_PARCELS = 256
 MAX_BYTES = 2**26  # one image at least, however large
 _POLL_S = 0.2
-
-DUPLICATE = "duplicate"
-STORED = "stored already"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,7 +62,7 @@ class Reader:
 
     def read(self, entry: Entry) -> Parcel:
         if not self.journal.visit(entry.key):
-            return Parcel(entry=entry, outcome=DUPLICATE)
+            return Parcel(entry=entry, outcome=AddOutcome.DUPLICATE)
         if entry.problem is not None:
             return Parcel(entry=entry, failure=entry.problem)
         try:

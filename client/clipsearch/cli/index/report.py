@@ -20,11 +20,12 @@ _LOG_EVERY_S = 30.0  # where there is no terminal
 _RATE_WINDOW_S = 30.0
 _MAX_REASONS = 20
 
+STORED = "stored already"
+WOULD_BE_SENT = "would be sent"
 REFUSED = "refused"  # for good
 FAILED = "failed"  # this time
 
-# Others, such as `stored already`, come between.
-_ORDER = {name: rank for rank, name in enumerate(AddOutcome)} | {REFUSED: 98, FAILED: 99}
+_ORDER = (WOULD_BE_SENT, *AddOutcome, STORED, REFUSED, FAILED)
 
 
 class Meter:
@@ -140,8 +141,8 @@ class Report:
         return f"{self._trouble}  {counts}" if self._trouble else counts
 
     def counted(self) -> str:
-        counts = sorted(self.counts.items(), key=lambda count: _ORDER.get(count[0], 50))
-        return ", ".join(f"{count:,} {outcome}" for outcome, count in counts)
+        counts = ((outcome, self.counts[outcome]) for outcome in _ORDER)
+        return ", ".join(f"{count:,} {outcome}" for outcome, count in counts if count)
 
     @property
     def failures(self) -> int:

@@ -11,6 +11,7 @@ from threading import Event
 
 from clipsearch import (
     AddItem,
+    AddOutcome,
     AddResult,
     DeadlineExceededError,
     Image,
@@ -27,7 +28,7 @@ from clipsearch import (
 )
 from clipsearch.cli.index.entry import Failure, Url, to_json, unsent, uri_of
 from clipsearch.cli.index.journal import Journal, Record
-from clipsearch.cli.index.read_ahead import DUPLICATE, Parcel
+from clipsearch.cli.index.read_ahead import Parcel
 from clipsearch.cli.index.report import Report
 
 # As an item's result, these say that the server cannot work at present, and not what is wrong with
@@ -87,6 +88,9 @@ class Sender:
         self._number = 0
         self._under_way: dict[str, Parcel] = {}  # by item id
         self._again: deque[Parcel] = deque()
+        # What got a server's error of its own is sent after others, so that it cannot hold them up.
+        self._suspects: deque[Parcel] = deque()
+        self._server_error: SearchError | None = None
         # By the id of an image under way: others with the same bytes, or of the same URL.
         self._copies: dict[str, list[Parcel]] = {}
         self._trouble_since_s: float | None = None
@@ -109,17 +113,30 @@ class Sender:
                 self._under_way.clear()
                 self._wait_for_server(error)
             else:
-                return
+                if self._server_error is None:
+                    return
+                self._wait_for_server(self._server_error)
 
     def _items(self, parcels: Iterator[Parcel]) -> Iterator[AddItem]:
-        while self._again:
+        """Yields what is to be sent, until there is no more or a result is a server's error."""
+        self._server_error = None
+        while self._again and self._server_error is None:
             yield self._item(self._again.popleft())
-        for parcel in parcels:
+        while self._server_error is None:
+            parcel = next(parcels, None)
+            if parcel is None:
+                break
             if parcel.is_settled:
                 self._settle(parcel, parcel.outcome, parcel.failure)
             elif not self._is_copy(parcel):
                 self._copies[parcel.id] = []
                 yield self._item(parcel)
+                yield from self._suspect_items()
+        yield from self._suspect_items()
+
+    def _suspect_items(self) -> Iterator[AddItem]:
+        while self._suspects and self._server_error is None:
+            yield self._item(self._suspects.popleft())
 
     def _item(self, parcel: Parcel) -> AddItem:
         self._number += 1
@@ -150,24 +167,24 @@ class Sender:
             why = f"the id {parcel.id} is that of another image of the source"
             self._settle(parcel, failure=unsent("ID_REPEATED", why))
         elif copies is None:
-            self._settle(parcel, DUPLICATE)
+            self._settle(parcel, AddOutcome.DUPLICATE)
         else:
             parcel.content = None
             copies.append(parcel)
         return True
 
     def _take(self, result: AddResult) -> None:
-        """Notes a result, or raises its error if that is the server's: then the stream is left."""
+        """Notes a result. Raises its error if no other image would fare better."""
         parcel = self._under_way.pop(result.item_id)
         added, error = result.added, result.error
         if error is not None and isinstance(error, _FATAL_ERRORS):
-            self._under_way[result.item_id] = parcel
             raise error
         if error is not None and isinstance(error, _SERVER_ERRORS):
             parcel.attempts += self._trouble_since_s is None
             if parcel.attempts < _MAX_ATTEMPTS:
-                self._under_way[result.item_id] = parcel
-                raise error
+                self._suspects.append(parcel)
+                self._server_error = error
+                return
         self._trouble_since_s = None
         self._pause_s = _FIRST_PAUSE_S
         self._report.trouble("")
@@ -177,7 +194,7 @@ class Sender:
             self._settle(parcel, added.outcome, image=added.image, is_sent=True)
             for copy in copies:
                 copy.id = parcel.id
-                self._settle(copy, DUPLICATE)
+                self._settle(copy, AddOutcome.DUPLICATE)
         elif error is not None:
             for it in (parcel, *copies):
                 self._settle(it, failure=Failure.of(error), is_sent=it is parcel)

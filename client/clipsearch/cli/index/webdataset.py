@@ -121,7 +121,7 @@ def open_members(tar: Path) -> Iterator[tuple[tarfile.TarInfo, Any]]:
         is_gzip = raw.read(2) == _GZIP_MAGIC
     # tarfile could tell by itself, but chokes on what is damaged in more ways than gzip does.
     with (
-        (gzip.open(tar) if is_gzip else tar.open("rb")) as stream,
+        gzip.open(tar) if is_gzip else tar.open("rb") as stream,
         tarfile.open(fileobj=stream, mode="r|") as archive,
     ):
         while (member := archive.next()) is not None:
