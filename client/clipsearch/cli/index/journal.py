@@ -21,6 +21,7 @@ SUFFIX = ".clipsearch-journal"
 _MAGIC = "clipsearch_journal"
 _VERSION = 1
 _BLOCK_BYTES = 2**16
+_LINE_BYTES = 2**9  # of most lines
 
 
 class JournalError(Exception):
@@ -238,11 +239,13 @@ class Journal:
             assert self._fd is not None
             os.ftruncate(self._fd, self._end)  # the line that a crash tore
 
-    def _lines(self, place: int) -> Iterator[tuple[bytes, int]]:
+    def _lines(
+        self, place: int, block_bytes: int = _BLOCK_BYTES
+    ) -> Iterator[tuple[bytes, int]]:
         """Yields the whole lines from ``place`` on, and where each begins."""
         rest = b""
         while self._fd is not None:
-            block = os.pread(self._fd, _BLOCK_BYTES, place + len(rest))
+            block = os.pread(self._fd, block_bytes, place + len(rest))
             if not block:
                 return
             *lines, rest = (rest + block).split(b"\n")
@@ -258,7 +261,7 @@ class Journal:
         return place + rest.find(b"\n")
 
     def _read(self, place: int) -> Record | None:
-        line, _ = next(self._lines(place), (b"", 0))
+        line, _ = next(self._lines(place, block_bytes=_LINE_BYTES), (b"", 0))
         return Record.from_line(line)
 
     def _note(self, record: Record, place: int) -> None:

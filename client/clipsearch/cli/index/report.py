@@ -61,7 +61,9 @@ class Meter:
         since_s, sent_then = self._samples[0]
         rate = (self._sent - sent_then) / max(time.monotonic() - since_s, 1e-3)
         of_total = f" of {self.total:,}" if self.total is not None else ""
-        parts = [f"{self.done:,}{of_total}", f"{rate:.0f}/s"]
+        parts = [f"{self.done:,}{of_total}"]
+        if rate > 0:
+            parts.append(f"{rate:.0f}/s")
         if self.total is not None and rate > 0:
             parts.append(f"{_duration(max(self.total - self.done, 0) / rate)} left")
         return "  ".join(parts)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +18,12 @@ from typing import Any
 import grpc
 import pytest
 from grpc_status import rpc_status
-from typer.testing import Result
+from typer.testing import CliRunner, Result
 
+from clipsearch.cli.app import app
+from clipsearch.v1 import image_search_pb2 as pb
 from unit.client.cli.index.conftest import DOWN, REFUSED, Shelf
-from unit.client.scripted_service import ScriptedService, make_status
+from unit.client.scripted_service import ScriptedService, make_image, make_status
 
 Run = Callable[..., Result]
 
@@ -589,3 +593,73 @@ def test_a_source_without_images(run: Run, shelf: Shelf, tmp_path: Path) -> None
     result = run("index", str(tmp_path))
     assert result.exit_code == 0
     assert first_line(result).startswith("nothing found in ")
+
+
+def test_the_example_of_the_documentation(run: Run, shelf: Shelf, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[5] / "docs" / "indexing.md").read_text()
+    table = tmp_path / "cats.csv"
+    (rows,) = re.findall(r"^```\n(file_name,.*?)```", text, re.MULTILINE | re.DOTALL)
+    table.write_text(rows)
+    (tmp_path / "cats").mkdir()
+    for number in (1, 2):
+        (tmp_path / "cats" / f"{number}.png").write_text(f"picture {number}")
+    assert run("index", str(table)).exit_code == 0
+    assert [dict(it.metadata) for it in shelf.sent] == [
+        {"title": "a black cat", "year": "2020"},
+        {"title": "a white cat"},
+        {"title": "somebody's cat", "year": "2021"},
+    ]
+    assert shelf.sent[2].url == "https://example.com/cat.jpg"
+
+
+def test_every_option_is_documented() -> None:
+    text = (Path(__file__).parents[5] / "docs" / "indexing.md").read_text()
+    help_text = CliRunner().invoke(app, ["index", "--help"]).stdout
+    options = set(re.findall(r"^\W*(--[a-z-]+)", help_text, re.MULTILINE)) - {"--help"}
+    assert len(options) > 12
+    assert {option for option in options if option not in text} <= {"--collection"}
+
+
+def test_a_duplicate_that_the_server_finds(
+    service: ScriptedService, run: Run, shelf: Shelf, tmp_path: Path
+) -> None:
+    """Content that is there under another id than the one given."""
+    image_id = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
+    (tmp_path / "1.png").write_text("picture")
+    table = tmp_path / "table.csv"
+    table.write_text(f"id,path\n{image_id},1.png\n")
+
+    def answer(requests: Any, _: grpc.ServicerContext) -> Iterator[Any]:
+        for request in requests:
+            response = pb.AddImageResponse(
+                image=make_image(5),
+                outcome=pb.ADD_OUTCOME_DUPLICATE,
+                duplicate_of=make_image(5).id,
+            )
+            yield pb.AddImagesResponse(item_id=request.item_id, response=response)
+
+    service.answer("AddImages", answer)
+    shelf.stored[make_image(5).id] = pb.AddImageRequest()
+    result = run("index", str(table))
+    assert result.exit_code == 0
+    assert first_line(result).startswith("1 duplicate in ")
+    assert first_line(run("index", str(table))).startswith("1 stored already in ")
+
+
+@pytest.mark.usefixtures("run")
+def test_the_bar_is_on_the_terminal(service: ScriptedService, shelf: Shelf, folder: Path) -> None:
+    terminal, slave = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "clipsearch", "--server", service.target, "index", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        timeout=60,
+        check=True,
+    )
+    os.close(slave)
+    shown = os.read(terminal, 100_000)
+    os.close(terminal)
+    assert b"indexing" in shown
+    assert b"5 of 5" in shown
+    assert b"5 added" in shown
+    assert done.stdout.startswith(b"5 added in ")
