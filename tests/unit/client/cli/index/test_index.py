@@ -263,6 +263,22 @@ def test_retry_of_a_file_from_elsewhere(run: Run, shelf: Shelf, tmp_path: Path) 
     assert not file.exists()
 
 
+def test_a_retry_that_is_cut_short_forgets_nothing(
+    service: ScriptedService, run: Run, shelf: Shelf, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.jsonl"
+    facts = {"code": "X", "reason": "Y", "message": "Z", "retryable": False}
+    lines = [{"key": key, "url": f"https://a.example/{key}"} | facts for key in "ab"]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    service.answer("AddImages", DOWN)
+    assert run("index", "--retry", str(file), "--wait", "0").exit_code == 3
+    left = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [it.items() - {("source", "")} for it in left] == [line.items() for line in lines]
+    service.answer("AddImages", shelf.add)
+    assert run("index", "--retry", str(file)).exit_code == 0
+    assert shelf.names == ["https://a.example/a", "https://a.example/b"]
+
+
 @pytest.mark.parametrize("line", ["", "[]", "{}", '{"key": "a"}', "\0"])
 def test_a_file_of_something_else_is_not_retried(
     line: str, run: Run, shelf: Shelf, tmp_path: Path
@@ -421,7 +437,8 @@ def test_a_failure_of_an_earlier_run_stays_in_the_file_of_one_that_is_cut_short(
 ) -> None:
     (folder / "z.png").write_text("bad")
     run("index", str(folder))
-    (folder / "0.png").write_text("new")
+    for number in range(300):  # so many that it is not reached
+        (folder / f"new {number}.png").write_text(f"new {number}")
     service.answer("AddImages", DOWN)
     result = run("index", str(folder), "--wait", "0")
     assert result.exit_code == 3
