@@ -239,9 +239,7 @@ class Journal:
             assert self._fd is not None
             os.ftruncate(self._fd, self._end)  # the line that a crash tore
 
-    def _lines(
-        self, place: int, block_bytes: int = _BLOCK_BYTES
-    ) -> Iterator[tuple[bytes, int]]:
+    def _lines(self, place: int, block_bytes: int = _BLOCK_BYTES) -> Iterator[tuple[bytes, int]]:
         """Yields the whole lines from ``place`` on, and where each begins."""
         rest = b""
         while self._fd is not None:
