@@ -53,6 +53,10 @@ _KEEPALIVE_TIMEOUT_MS = 20_000
 # host:port of this machine.
 _LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$", re.IGNORECASE)
 
+# How long after a failed attempt to connect the next one is made at the latest. gRPC's own two
+# minutes would leave a server that has long come back unnoticed.
+_MAX_RECONNECT_BACKOFF_MS = 5_000
+
 _Options = list[tuple[str, str | int]]
 
 
@@ -95,6 +99,7 @@ def _options(target: str) -> _Options:
         ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER_BYTES),
         ("grpc.keepalive_time_ms", _KEEPALIVE_TIME_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+        ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_BACKOFF_MS),
         # Each client its own connection: gRPC otherwise shares one, and its backoff, in a process.
         ("grpc.use_local_subchannel_pool", 1),
     ]

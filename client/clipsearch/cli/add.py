@@ -53,7 +53,9 @@ def add(
     collection: CollectionOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Add images. Adding a URL or a file again changes nothing.
+    """Add a few images. Adding a URL or a file again changes nothing.
+
+    For a data set, there is `clipsearch index`, which can be interrupted and goes on.
 
     The server fetches URLs itself; files are sent to it, with their place as the uri; copies of a
     picture are stored once, with the place of the last. With --json, each image gets a line of its

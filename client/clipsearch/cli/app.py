@@ -9,13 +9,16 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli import add, images, info, query, transfer
+from clipsearch.cli.index import command as index
 from clipsearch.cli.output import show_everything
-from clipsearch.cli.session import Server
+from clipsearch.cli.session import DEFAULT_SERVER, Server
 
 _EPILOG = """
 **Examples**
 
     clipsearch add ~/Pictures https://example.com/cat.jpg
+
+    clipsearch index photographs.csv
 
     clipsearch query "a black cat" -n 5 --sheet cats.png
 
@@ -59,7 +62,7 @@ def _options(
         typer.Option(
             envvar="CLIPSEARCH_SERVER", metavar="HOST:PORT", help="Where the server listens."
         ),
-    ] = "localhost:50051",
+    ] = DEFAULT_SERVER,
     timeout: Annotated[
         float,
         typer.Option(
@@ -92,6 +95,7 @@ def _options(
 
 
 app.command()(add.add)
+app.command()(index.index)
 app.command()(query.query)
 app.command()(images.get)
 app.command(name="list")(images.list_images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -22,6 +22,8 @@ from clipsearch import (
     UnavailableError,
 )
 from clipsearch.cli.output import show_error
+
+DEFAULT_SERVER = "localhost:50051"
 
 
 class ExitCode(IntEnum):
@@ -53,10 +55,18 @@ class Server:
     ca_file: Path | None
 
 
+def _nothing() -> None:
+    pass
+
+
 @contextmanager
-def connect(context: typer.Context) -> Iterator[SearchClient]:
+def connect(
+    context: typer.Context, *, on_interrupt: Callable[[], None] = _nothing
+) -> Iterator[SearchClient]:
     """Yields a client of the server that the global options name.
 
+    Ctrl-C closes it, which ends the call under way; ``on_interrupt`` is called first, in a thread,
+    to end what the command waits for besides.
     A SearchError ends the command with one line on stderr and the exit code for it; so do
     arguments that are no text, which no message can carry.
     """
@@ -66,7 +76,7 @@ def connect(context: typer.Context) -> Iterator[SearchClient]:
             SearchClient(
                 server.target, timeout_s=server.timeout_s, tls=server.tls, ca_file=server.ca_file
             ) as client,
-            _interruptible(client),
+            _interruptible(client, on_interrupt),
         ):
             yield client
     except SearchError as error:
@@ -78,7 +88,7 @@ def connect(context: typer.Context) -> Iterator[SearchClient]:
 
 
 @contextmanager
-def _interruptible(client: SearchClient) -> Iterator[None]:
+def _interruptible(client: SearchClient, on_interrupt: Callable[[], None]) -> Iterator[None]:
     """Has Ctrl-C end the call that is under way, and raises KeyboardInterrupt when it has ended.
 
     Python would raise it wherever the main thread is. Within gRPC that leaves a lock taken, for
@@ -95,7 +105,11 @@ def _interruptible(client: SearchClient) -> Iterator[None]:
         is_interrupted = True
         signal.signal(signal.SIGINT, former)
         # Not here: the main thread may hold the lock that closing takes.
-        threading.Thread(target=client.close, daemon=True).start()
+        threading.Thread(target=end_calls, daemon=True).start()
+
+    def end_calls() -> None:
+        on_interrupt()
+        client.close()
 
     former = signal.signal(signal.SIGINT, interrupt)
     try:

@@ -7,7 +7,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from clipsearch import AddItem, Metadata
 from clipsearch.cli.output import human_bytes
@@ -15,11 +15,17 @@ from clipsearch.cli.output import human_bytes
 # By these a folder's images are told from its other files; a file named itself is always tried.
 IMAGE_SUFFIXES = frozenset({".gif", ".jpeg", ".jpg", ".png", ".webp"})
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class UnreadableError(Exception):
     """A source that cannot be sent; the message says why."""
+
+    reason = "UNREADABLE"
+
+
+class TooLargeError(UnreadableError):
+    reason = "IMAGE_TOO_LARGE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +47,34 @@ class Source:
             raise UnreadableError(self.problem)
         if self.path is None:
             return AddItem(item_id=item_id, url=self.url, metadata=metadata)
+        check_file(self.path, max_bytes)
         try:
-            status = self.path.stat()
-            if not stat.S_ISREG(status.st_mode):  # to read a pipe could take for ever
-                raise UnreadableError("is not a file")
-            if (size := status.st_size) > max_bytes:
-                raise UnreadableError(
-                    f"has {human_bytes(size)}; the server takes {human_bytes(max_bytes)}"
-                )
             content = self.path.read_bytes()
         except OSError as error:
-            raise UnreadableError(_reason(error)) from error
+            raise UnreadableError(explain(error)) from error
         uri = self.path.resolve().as_uri()
         return AddItem(item_id=item_id, content=content, uri=uri, metadata=metadata)
+
+
+def check_file(path: Path, max_bytes: int) -> os.stat_result:
+    """Returns the status of a file that can be sent.
+
+    Raises UnreadableError if there is no such file, or it has more than ``max_bytes``.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        raise UnreadableError(explain(error)) from error
+    if not stat.S_ISREG(status.st_mode):  # to read a pipe could take for ever
+        raise UnreadableError("is not a file")
+    check_size(status.st_size, max_bytes)
+    return status
+
+
+def check_size(size: int, max_bytes: int) -> None:
+    """Raises TooLargeError if ``size`` is more than the server takes."""
+    if size > max_bytes:
+        raise TooLargeError(f"has {human_bytes(size)}; the server takes {human_bytes(max_bytes)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,47 +92,53 @@ def find_sources(arguments: Iterable[str]) -> Sources:
     found: list[Source] = []
     skipped = 0
     for argument in arguments:
-        name = _printable(argument)
-        if _URL.match(argument):
+        name = printable(argument)
+        if URL.match(argument):
             found.append(Source(name, url=name))
             continue
         try:
             mode = os.stat(argument).st_mode  # of "", there is none: Path("") would be the folder
         except (OSError, ValueError) as error:
-            found.append(Source(name or "''", problem=_reason(error)))
+            found.append(Source(name or "''", problem=explain(error)))
             continue
         if not stat.S_ISDIR(mode):
             found.append(Source(name, path=Path(argument)))
             continue
-        for source in _walk(Path(argument)):
-            if source.problem or Path(source.name).suffix.lower() in IMAGE_SUFFIXES:
+        for source in walk(Path(argument)):
+            if source.problem or is_image_name(source.name):
                 found.append(source)
             else:
                 skipped += 1
     return Sources(tuple(found), skipped)
 
 
-def _walk(folder: Path) -> Iterator[Source]:
+def is_image_name(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def walk(folder: Path) -> Iterator[Source]:
+    """Yields the files of a folder, to the bottom and in order of name, and what cannot be read."""
     problems: list[Source] = []
 
     def note(error: OSError) -> None:
-        problems.append(Source(_printable(str(error.filename)), problem=_reason(error)))
+        problems.append(Source(printable(str(error.filename)), problem=explain(error)))
 
     for parent, folders, files in os.walk(folder, onerror=note):
         folders.sort()
         links = [name for name in folders if Path(parent, name).is_symlink()]
         for file in sorted([*files, *links]):
             path = Path(parent, file)
-            yield Source(_printable(str(path)), path=path)
+            yield Source(printable(str(path)), path=path)
     yield from problems
 
 
-def _reason(error: Exception) -> str:
+def explain(error: Exception) -> str:
+    """Returns why a file cannot be read, for a person."""
     if isinstance(error, FileNotFoundError):
         return "no such file or folder"
     return str(getattr(error, "strerror", None) or error).lower()
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A file's name may hold bytes that are no text, which neither a terminal nor gRPC takes."""
     return os.fsencode(name).decode(errors="backslashreplace")

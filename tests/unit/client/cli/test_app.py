@@ -82,7 +82,7 @@ def test_the_help_explains_every_exit_code() -> None:
     assert told == {code.value for code in ExitCode} | {130}
 
 
-@pytest.mark.parametrize("command", ["add", "query", "get", "list", "delete", "info"])
+@pytest.mark.parametrize("command", ["add", "index", "query", "get", "list", "delete", "info"])
 def test_each_command_has_help(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
