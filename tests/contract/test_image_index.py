@@ -124,6 +124,7 @@ async def test_an_image_comes_back_as_it_was(index: ImageIndex) -> None:
         url="",
         uri="Ελληνικά \u0000 \U0001f600",
         size_bytes=2**40,
+        duplicate_of=UUID(int=1),
         metadata={
             "": None,
             "a.b": True,
