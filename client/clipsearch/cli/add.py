@@ -9,14 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from clipsearch import AddItem, AddOutcome, AddResult, Metadata
-from clipsearch.cli.options import CollectionOption, JsonOption
+from clipsearch.cli.options import CollectionOption, HeaderOption, JsonOption, parse_headers
 from clipsearch.cli.output import new_table, show_json, stderr, stdout, visible
 from clipsearch.cli.progress import new_progress
 from clipsearch.cli.session import ExitCode, connect
@@ -41,15 +40,7 @@ def add(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Store this with each image. May be repeated."),
     ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="'NAME: VALUE'|@FILE",
-            help="Have the server send this to the URLs' hosts, such as Authorization. May be "
-            "repeated. The list of processes shows it to other users of this machine: @FILE reads "
-            "headers from a file instead, one a line.",
-        ),
-    ] = None,
+    header: HeaderOption = None,
     collection: CollectionOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -62,7 +53,7 @@ def add(
     own: its source, the outcome, and the image or the error.
     """
     labels = _parse_metadata(metadata or [])
-    headers = _parse_headers(header or [])
+    headers = parse_headers(header or [])
     sought = find_sources(_arguments(sources))
     # A bar between lines of JSON on one terminal would be in the way.
     progress = new_progress(hidden=as_json and stdout.is_terminal)
@@ -142,30 +133,6 @@ def _parse_metadata(pairs: Sequence[str]) -> Metadata:
             raise typer.BadParameter(f"{pair!r} is not KEY=VALUE", param_hint="--metadata")
         metadata[key] = value
     return metadata
-
-
-def _parse_headers(arguments: Sequence[str]) -> dict[str, str]:
-    """No message shows a value: it is a secret."""
-    lines: list[str] = []
-    for argument in arguments:
-        if not argument.startswith("@"):
-            lines.append(argument)
-            continue
-        try:
-            content = Path(argument[1:]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "is not text"
-            raise typer.BadParameter(f"{argument[1:]}: {reason}", param_hint="--header") from error
-        lines += [line for line in content.splitlines() if line.strip()]
-    headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip():
-            raise typer.BadParameter("expected 'NAME: VALUE' or @FILE", param_hint="--header")
-        if name.strip().lower() in map(str.lower, headers):
-            raise typer.BadParameter("one header is given twice", param_hint="--header")
-        headers[name.strip()] = value.strip()
-    return headers
 
 
 def _items(

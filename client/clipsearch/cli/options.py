@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
@@ -21,21 +22,33 @@ JsonOption: TypeAlias = Annotated[
 HeaderOption: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--header",
-        metavar="NAME: VALUE",
-        help="Have the server send this header when it fetches a URL. May be repeated.",
-        show_default=False,
+        metavar="'NAME: VALUE'|@FILE",
+        help="Have the server send this to the URLs' hosts, such as Authorization. May be "
+        "repeated. The list of processes shows it to other users of this machine: @FILE reads "
+        "headers from a file instead, one a line.",
     ),
 ]
 
 
-def parse_headers(values: Sequence[str]) -> dict[str, str]:
-    """Reads the values of ``--header``. Raises BadParameter, which does not repeat the value: it
-    may be a secret."""
-    headers = {}
-    for value in values:
-        name, colon, content = value.partition(":")
-        if not (colon and name.strip()):
-            raise typer.BadParameter("a header is NAME: VALUE", param_hint="--header")
-        headers[name.strip()] = content.strip()
+def parse_headers(arguments: Sequence[str]) -> dict[str, str]:
+    """Reads the values of ``--header``. Raises BadParameter, which shows no value: it is secret."""
+    lines: list[str] = []
+    for argument in arguments:
+        if not argument.startswith("@"):
+            lines.append(argument)
+            continue
+        try:
+            content = Path(argument[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "is not text"
+            raise typer.BadParameter(f"{argument[1:]}: {reason}", param_hint="--header") from error
+        lines += [line for line in content.splitlines() if line.strip()]
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise typer.BadParameter("expected 'NAME: VALUE' or @FILE", param_hint="--header")
+        if name.strip().lower() in map(str.lower, headers):
+            raise typer.BadParameter("one header is given twice", param_hint="--header")
+        headers[name.strip()] = value.strip()
     return headers

@@ -11,7 +11,7 @@ from clipsearch.cli.index.journal import Journal
 from clipsearch.cli.index.report import STORED, WOULD_BE_SENT, Report
 from clipsearch.cli.sources import UnreadableError
 
-_MAX_IMAGE_BYTES = 20 * 2**20  # what servers take unless they are told otherwise
+_MAX_IMAGE_BYTES = 16 * 2**20  # what servers take unless they are told otherwise
 
 
 def dry_run(

@@ -588,7 +588,7 @@ def test_a_name_that_is_no_text(run: Run, shelf: Shelf, folder: Path) -> None:
         (["a", "--retry", "b"], "give either a SOURCE or --retry FILE"),
         (["--retry", "b", "--failures", "c"], "--retry rewrites its own file"),
         (["no-such-folder"], "No such file or directory"),
-        (["list.txt", "--header", "s3cret"], "a header is NAME: VALUE"),
+        (["list.txt", "--header", "s3cret"], "expected 'NAME: VALUE' or @FILE"),
     ],
 )
 def test_a_command_line_that_is_wrong(arguments: list[str], why: str, run: Run) -> None:
