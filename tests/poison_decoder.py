@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import os
 import signal
 import socket
@@ -65,6 +66,37 @@ def _probe() -> None:
     raise InvalidImage(", ".join(done) or "nothing", reason="PROBED")
 
 
+def _name_variables() -> None:
+    raise InvalidImage(" ".join(os.environ), reason="PROBED")  # noqa: TID251 - what is there
+
+
+def _channel() -> socket.socket:
+    """Returns the worker's end of its channel, as code that has taken the worker over would."""
+    frame = inspect.currentframe()
+    while frame is not None and "channel" not in frame.f_locals:
+        frame = frame.f_back
+    assert frame is not None
+    channel = frame.f_locals["channel"]
+    assert isinstance(channel, socket.socket)
+    return channel
+
+
+def _say(data: bytes, *, hang_up: bool = False) -> Callable[[], object]:
+    """Makes a deed of saying something, and then being busy for ever."""
+
+    def deed() -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        channel = _channel()
+        channel.sendall(data)
+        if hang_up:
+            channel.shutdown(socket.SHUT_RDWR)
+        _spin()
+
+    return deed
+
+
+_DONE = b'["Decoded", {"media_type": "image/gif", "width_px": 1, "height_px": 1}]\n'
+
 _DEEDS: dict[str, Callable[[], object]] = {
     "abort": os.abort,
     "crash": lambda: ctypes.string_at(0),
@@ -74,4 +106,13 @@ _DEEDS: dict[str, Callable[[], object]] = {
     "eat": _eat,
     "break": _break,
     "probe": _probe,
+    "name-variables": _name_variables,
+    "say-nothing-known": _say(b'["Obey", {}]\n'),
+    "say-too-much": _say(b"x" * 200_000),
+    "say-deep-nesting": _say(b"[" * 60_000 + b"\n"),
+    "say-no-numbers": _say(_DONE.replace(b"1", b'"1"')),
+    "say-no-texts": _say(b'["Refused", {"message": 1, "reason": 2, "metadata": [3]}]\n'),
+    "say-untimely": _say(b'["Ready", {"pid": 1, "confined_by": ""}]\n'),
+    "answer-and-hang-up": _say(_DONE, hang_up=True),
+    "answer-ahead": _say(_DONE * 2),
 }

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from itertools import count
 from typing import Self
@@ -36,6 +36,9 @@ from clipsearch_server.ports import DecodedImage
 # For a Python to start, on a busy machine; a fork takes a few milliseconds.
 _START_S = 60.0
 _FORK_S = 10.0
+
+# Where Python and the libraries that it loads are found.
+_PASSED_VARIABLES = ("PYTHON", "LD_", "DYLD_")
 
 
 class WorkerDied(Exception):
@@ -83,13 +86,13 @@ class Worker:
         """Raises DecoderUnavailable if it cannot start, WorkerLost if its fork server ends."""
         message = await self._receive()
         if not isinstance(message, Ready):
-            code = await self._ended
+            code = await self._end()
             raise DecoderUnavailable(f"a decoder could not start (it ended with {code})")
         self.pid, self.confined_by = message.pid, message.confined_by
 
     async def decode(self, content: bytes) -> DecodedImage:
         """Decodes an image. Raises InvalidImage if the worker refuses it; and WorkerDied or
-        WorkerLost, after either of which the worker is to be closed."""
+        WorkerLost, after either of which the worker is to be killed."""
         await self._area.put_content(content)
         self._writer.write(line(Decode(len(content))))
         if not isinstance(await self._receive(), Begun):
@@ -102,7 +105,7 @@ class Worker:
             case OutOfMemory():
                 raise WorkerDied(None)
             case _:
-                raise WorkerDied(await self._ended)
+                raise WorkerDied(await self._end())
 
     def kill(self) -> None:
         """Ends it at once, whatever it does."""
@@ -110,20 +113,23 @@ class Worker:
         self.close()
 
     def close(self) -> None:
-        """Lets go of it: one that is alive ends when it is done."""
+        """Lets go of it: one that is alive ends when it is done, unless an image has taken it
+        over."""
         self._writer.close()
         self._area.close()
 
     async def _receive(self) -> Message | None:
-        """Returns None if the worker has ended, or talks nonsense, and is killed for it."""
+        """Returns None if the worker has ended, or talks nonsense."""
         try:
             data = await self._reader.readline()
             return parse(data) if data.endswith(b"\n") else None
-        except ConnectionError:
+        except (ConnectionError, ValueError):
             return None
-        except ValueError:
-            self._server.kill(self._number)
-            return None
+
+    async def _end(self) -> int:
+        """Ends it, unless it has ended, and returns its exit code."""
+        self._server.kill(self._number)
+        return await self._ended
 
 
 class ForkServer:
@@ -161,6 +167,7 @@ class ForkServer:
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
+                    env=_environment(),
                 )
             reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
         except OSError as error:
@@ -188,16 +195,19 @@ class ForkServer:
     async def fork(self) -> Worker:
         """Returns a new worker, ready. Raises DecoderUnavailable if there cannot be one now, and
         WorkerLost if the fork server ends."""
-        try:
-            area = Area.create((3, self._setup.size_px, self._setup.size_px), self._setup.max_bytes)
+        with ExitStack() as unused:
             try:
+                area = Area.create(
+                    (3, self._setup.size_px, self._setup.size_px), self._setup.max_bytes
+                )
+                unused.callback(area.close)
                 ours, theirs = socket.socketpair()
-            except OSError:
-                area.close()
-                raise
-        except OSError as error:
-            raise DecoderUnavailable(f"no decoder can be started: {error}") from error
-        reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+            except OSError as error:
+                raise DecoderUnavailable(f"no decoder can be started: {error}") from error
+            unused.enter_context(ours)
+            unused.enter_context(theirs)
+            reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+            unused.pop_all()
         number = next(self._numbers)
         ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         worker = Worker(number, area, reader, writer, ended, self)
@@ -272,3 +282,10 @@ class ForkServer:
             socket.send_fds(self._channel, [line(message)], descriptors)
         except OSError as error:
             raise WorkerLost from error
+
+
+def _environment() -> dict[str, str]:
+    """What starting Python may need. The rest holds secrets, such as the index's key, which an
+    image that takes a worker over could have it answer with."""
+    ours = os.environ  # noqa: TID251 - to pass on, not to read settings from
+    return {name: value for name, value in ours.items() if name.startswith(_PASSED_VARIABLES)}

@@ -142,10 +142,10 @@ class WorkerPool:
                 self._idle.append(worker)
                 raise
             except WorkerLost:
-                worker.close()
+                worker.kill()
                 continue
             except WorkerDied as death:
-                worker.close()
+                worker.kill()
                 cause = self._cause(death.code)
                 how = "out of memory" if death.code is None else f"ended with {death.code}"
             except TimeoutError:
@@ -184,7 +184,7 @@ class WorkerPool:
             worker = self._idle.pop()
             if worker.is_alive:
                 return worker
-            worker.close()
+            worker.kill()  # it may only have closed its channel
         return None
 
     async def _new_worker(self) -> Worker:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from typing import TypeAlias, get_type_hints
 
 MAX_LINE_BYTES = 65_536
 
@@ -101,6 +101,8 @@ _TYPES: dict[str, type[Message]] = {
     kind.__name__: kind
     for kind in (Fork, Kill, Ended, Ready, Decode, Begun, Decoded, Refused, OutOfMemory)
 }
+_HINTS = {kind: get_type_hints(kind) for kind in _TYPES.values()}
+_MAX_INT = 2**31 - 1
 
 
 def line(message: Message) -> bytes:
@@ -109,10 +111,29 @@ def line(message: Message) -> bytes:
 
 
 def parse(data: bytes) -> Message:
-    """Reads a message. Raises ValueError if it is none."""
+    """Reads a message. Raises ValueError if it is none: who sent it may be taken over."""
     try:
         name, fields = json.loads(data)
-        message: Message = _TYPES[name](**fields)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a message: {data[:100]!r}") from error
-    return message
+        message = _TYPES[name](**fields)
+        hints = _HINTS[type(message)]
+        if all(_is_a(hints[field], value) for field, value in fields.items()):
+            return message
+    except (KeyError, TypeError, RecursionError):
+        pass
+    raise ValueError(f"not a message: {data[:100]!r}")
+
+
+def _is_a(kind: object, value: object) -> bool:
+    """Says whether a value is what a field is declared as, and fit to be told to a caller."""
+    match value:
+        case bool():
+            return False
+        case int():
+            return kind is int and abs(value) <= _MAX_INT
+        case str():
+            return kind is str and value.isprintable()
+        case dict():
+            return kind == dict[str, str] and all(
+                _is_a(str, text) for item in value.items() for text in item
+            )
+    return False
