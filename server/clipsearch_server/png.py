@@ -6,6 +6,7 @@ texts that nobody will read. As libpng and every browser do, we look past them.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 
 _SIGNATURE_BYTES = 8
@@ -17,7 +18,7 @@ _ALSO_KEPT = (b"tRNS", b"eXIf")
 
 def picture_only(content: bytes) -> bytes:
     """Returns the PNG without the chunks that do not make its picture: of an animation, its still
-    image. What is broken or cut off stays so, for the decoder to refuse."""
+    image. A picture that is broken or cut off stays so, for the decoder to refuse."""
     return content[:_SIGNATURE_BYTES] + b"".join(_kept(memoryview(content)))
 
 
@@ -26,10 +27,15 @@ def _kept(content: memoryview) -> Iterator[memoryview]:
     while position < len(content):
         chunk = bytes(content[position + 4 : position + 8])
         end = position + _FRAME_BYTES + int.from_bytes(content[position : position + 4])
-        if chunk[:1].islower() and chunk not in _ALSO_KEPT:
+        if chunk[:1].islower() and not (chunk in _ALSO_KEPT and _is_whole(content[position:end])):
             yield content[start:position]
             start = end
         position = end
         if chunk == b"IEND":
             break
     yield content[start:position]
+
+
+def _is_whole(chunk: memoryview) -> bool:
+    """Says whether a chunk's checksum is right."""
+    return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])

@@ -243,6 +243,14 @@ def test_16_bit_colour_with_a_transparent_colour_decodes() -> None:
     np.testing.assert_array_equal(pixels[:, 0, 0], [0x12, 0x56, 0x9A])
 
 
+@pytest.mark.parametrize("name", [b"eXIf", b"tRNS"])
+def test_a_png_without_what_is_damaged_beside_its_picture(name: bytes) -> None:
+    chunk = bytearray(png_chunk(name, struct.pack(">HHH", 1, 2, 3)))
+    chunk[8] ^= 1
+    pixels = decode(png(4, 4, 8, 2, bytes(chunk), rows=(b"\0" + bytes([9] * 12)) * 4)).pixels
+    assert (pixels == 9).all()
+
+
 @pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG"])
 def test_an_animation_is_its_first_frame(image_format: str) -> None:
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue", "lime")]
