@@ -6,6 +6,7 @@ No second resolution can bring another answer (DNS rebinding).
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import TypeAlias
@@ -13,7 +14,7 @@ from typing import TypeAlias
 import httpcore2
 
 from clipsearch_server.addresses import Address, Network, is_allowed
-from clipsearch_server.errors import SourceFailed, SourceNotAllowed
+from clipsearch_server.errors import Overloaded, SourceFailed, SourceNotAllowed
 from clipsearch_server.fetch.stream import HostStream, connect
 
 # Resolves a host name or address literal for a port into IP addresses. Raises OSError.
@@ -44,8 +45,8 @@ class DirectNetwork(httpcore2.AsyncNetworkBackend):
     ) -> HostStream:
         """Resolves the host, once, and connects to one of the addresses found.
 
-        Raises SourceNotAllowed if one is not allowed, and SourceFailed if there is no address, or
-        none answers.
+        Raises SourceNotAllowed if one is not allowed, SourceFailed if there is no address, or none
+        answers, and Overloaded if this process may open nothing more.
         """
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -79,6 +80,7 @@ class DirectNetwork(httpcore2.AsyncNetworkBackend):
                 async with asyncio.timeout(self._timeout_s / len(addresses)):
                     return await connect(address, port)
             except OSError as error:  # TimeoutError too
+                _refuse_if_out_of_descriptors(error)
                 failure = error
         raise SourceFailed(
             f"{self._whose} does not accept connections",
@@ -110,8 +112,19 @@ class VettedNetwork(DirectNetwork):
         Raises SourceNotAllowed if any is not: a host that is also somewhere private is not a public
         one. Raises SourceFailed if it has none.
         """
+        try:
+            own = await self._own_addresses()
+        except OSError as error:
+            _refuse_if_out_of_descriptors(error)
+            raise
+        # After it: without a descriptor, the system's resolver says that there is no such name.
         addresses = await super().addresses(host, port)
-        own = await self._own_addresses()
         if not all(is_allowed(it, networks=self._networks, own=own) for it in addresses):
             raise SourceNotAllowed()
         return addresses
+
+
+def _refuse_if_out_of_descriptors(error: OSError) -> None:
+    """Raises Overloaded where the fault is this process's, and no host's."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        raise Overloaded("the server has too many connections open; try again later") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import logging
+import os
 import socket
 import ssl
 import sys
@@ -18,7 +19,13 @@ from typing import Any
 import pytest
 
 from clipsearch_server.budget import Budget
-from clipsearch_server.errors import ClipsearchError, InvalidImage, SourceFailed, SourceNotAllowed
+from clipsearch_server.errors import (
+    ClipsearchError,
+    InvalidImage,
+    Overloaded,
+    SourceFailed,
+    SourceNotAllowed,
+)
 from clipsearch_server.fetch.http import HttpFetcher
 from clipsearch_server.fetch.network import Resolver
 from clipsearch_server.fetch_policy import FetchPolicy
@@ -548,7 +555,7 @@ async def test_a_name_without_an_address() -> None:
     assert error.metadata["retryable"] == "false"
 
 
-@pytest.mark.parametrize("name", ["a..b", "x" * 64, "."])
+@pytest.mark.parametrize("name", ["a..b", "x" * 64, ("x" * 60 + ".") * 5])
 async def test_names_that_cannot_be_resolved(name: str) -> None:
     error = await failure(f"http://{name}/")
     assert error.reason == "SOURCE_UNREACHABLE"
@@ -579,6 +586,28 @@ async def test_names_that_hang_do_not_hold_up_others(monkeypatch: pytest.MonkeyP
             assert all(isinstance(error, SourceFailed) for error in failures)
     finally:
         over.set()
+
+
+@pytest.mark.parametrize(
+    ("name", "by_proxy"), [("127.0.0.1", False), ("localhost", False), ("127.0.0.1", True)]
+)
+async def test_who_may_open_nothing_more_does_not_blame_the_host(name: str, by_proxy: bool) -> None:
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with serve(answer()) as host:
+        at = f"http://{name}:{host.port}"
+        url = "http://images.example/" if by_proxy else at
+        async with fetcher(proxy=at if by_proxy else "") as client:
+            await client.fetch(url)  # what is opened once
+            lowest_free = os.dup(0)
+            os.close(lowest_free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+            try:
+                with pytest.raises(Overloaded):
+                    await client.fetch(url)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            assert await client.fetch(url) == b"image"
 
 
 async def test_a_resolver_that_hangs() -> None:

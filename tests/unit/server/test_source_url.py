@@ -71,6 +71,8 @@ def test_defaults(text: str, target: str, authority: str) -> None:
         "http://[fe80::1%25eth0]/",
         "http://[v1.x]/",
         "http://a,b/",
+        "http://./",
+        "http://.a.example/",
         "http://a.example/" + "x" * MAX_URL_BYTES,
     ],
 )
