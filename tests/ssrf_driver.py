@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote
 
 import hostile_urls
 from clipsearch import SearchClient, SearchError
+from clipsearch_server.budget import Budget
 from clipsearch_server.errors import ClipsearchError
 from clipsearch_server.fetch.http import HttpFetcher
 from clipsearch_server.fetch_policy import FetchPolicy
@@ -176,6 +177,7 @@ def fetcher(policy: FetchPolicy = DEFAULT) -> HttpFetcher:
         policy,
         timeout_s=10,
         max_bytes=10_000,
+        memory=Budget(2**30),
         max_concurrent=16,
         max_concurrent_per_host=16,
         ssl_context=SYSTEM_AUTHORITIES,
