@@ -48,13 +48,9 @@ class SystemResolver:
 
 
 def _own_addresses() -> frozenset[Address]:
-    # Not those of the loopback interface: an address there is either in the loopback networks,
-    # which are denied as such, or one that others announce too (anycast).
-    interfaces = psutil.net_if_stats()
     return frozenset(
         ip_address(address.address.partition("%")[0])
-        for name, addresses in psutil.net_if_addrs().items()
-        if name not in interfaces or "loopback" not in interfaces[name].flags.split(",")
+        for addresses in psutil.net_if_addrs().values()
         for address in addresses
         if address.family in (socket.AF_INET, socket.AF_INET6)
     )
