@@ -10,6 +10,7 @@ import ctypes
 import os
 import resource
 import signal
+import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,10 @@ from pathlib import Path
 # <linux/prctl.h>
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
+
+# <linux/capability.h>: version 3 has two sets of the effective, permitted and inheritable ones.
+_CAPABILITIES_VERSION = 0x2008_0522
+_NO_CAPABILITIES = bytes(2 * 3 * 4)
 
 # <linux/landlock.h>; the numbers of the calls are the same on every architecture.
 _CREATE_RULESET = 444
@@ -71,6 +76,8 @@ def confine(*, memory_bytes: int) -> str:
         _, hard = resource.getrlimit(limit)
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(limit, (bound, bound))
+    # With those of root, it could raise the limits again.
+    libc.capset(struct.pack("=Ii", _CAPABILITIES_VERSION, 0), _NO_CAPABILITIES)
     return f"rlimits, landlock {version}" if version else "rlimits"
 
 

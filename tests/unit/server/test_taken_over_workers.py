@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +77,19 @@ async def test_one_that_goes_its_own_way_is_ended(deed: str) -> None:
         await decoder.decode(png("red"))
         async with asyncio.timeout(10):
             await until(lambda: len(running()) == 1)
+
+
+@linux
+async def test_one_has_no_right_to_raise_its_limits() -> None:
+    async with pool():
+        (worker,) = running()
+        status = Path(f"/proc/{worker}/status").read_text()
+    capabilities = dict(re.findall(r"^Cap(Inh|Prm|Eff):\t(\w+)", status, re.MULTILINE))
+    assert {name: int(bits, 16) for name, bits in capabilities.items()} == {
+        "Inh": 0,
+        "Prm": 0,
+        "Eff": 0,
+    }
 
 
 @linux
