@@ -51,6 +51,10 @@ def running() -> list[int]:
     return [worker for worker in workers_of(os.getpid()) if is_running(worker)]
 
 
+def status_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
+
+
 @linux
 @pytest.mark.parametrize(
     "deed",
@@ -83,13 +87,8 @@ async def test_one_that_goes_its_own_way_is_ended(deed: str) -> None:
 async def test_one_has_no_right_to_raise_its_limits() -> None:
     async with pool():
         (worker,) = running()
-        status = Path(f"/proc/{worker}/status").read_text()
-    capabilities = dict(re.findall(r"^Cap(Inh|Prm|Eff):\t(\w+)", status, re.MULTILINE))
-    assert {name: int(bits, 16) for name, bits in capabilities.items()} == {
-        "Inh": 0,
-        "Prm": 0,
-        "Eff": 0,
-    }
+        sets = dict(re.findall(r"^Cap(Inh|Prm|Eff):\s+(\w+)", status_of(worker), re.MULTILINE))
+    assert {name: int(bits, 16) for name, bits in sets.items()} == {"Inh": 0, "Prm": 0, "Eff": 0}
 
 
 @linux
