@@ -31,8 +31,7 @@ from clipsearch_server.fetch_policy import FetchPolicy
 from clipsearch_server.testing import ServerProcess
 from dns_stub import DnsStub
 
-PUBLIC_V4, PUBLIC_V6 = "93.184.216.34", "2606:4700::1111"
-OWN, BALANCED = "151.101.1.69", "151.101.2.69"  # this machine's, and one that several share
+PUBLIC_V4, PUBLIC_V6, OWN = "93.184.216.34", "2606:4700::1111", "151.101.1.69"
 PUBLIC = {PUBLIC_V4, PUBLIC_V6}
 HOST = "images.public.test"
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -49,11 +48,12 @@ def enter_world() -> None:
     resolv_conf.write_text("nameserver 127.0.0.53\noptions timeout:2 attempts:1\n")
     for command in (
         "ip link set lo up",
+        f"ip address add {PUBLIC_V4}/32 dev lo",
+        f"ip address add {PUBLIC_V6}/128 dev lo",
         "ip route add local 0.0.0.0/0 dev lo",
         "ip -6 route add local ::/0 dev lo",
         "ip link add own type veth peer name other",
         f"ip address add {OWN}/32 dev own",
-        f"ip address add {BALANCED}/32 dev lo",
         "ip link set own up",
         f"mount --bind {resolv_conf} /etc/resolv.conf",
     ):
@@ -205,7 +205,7 @@ async def attack(dns: DnsStub, canary: Canary) -> list[dict[str, object]]:
 
     await row("direct: addresses", [literal(address) for address in addresses])
     await row("direct: urls", urls)
-    await row("direct: own", [literal(OWN), literal(BALANCED)])
+    await row("direct: own", [literal(OWN)])
     await row("dns: names", named)
     alone = names_for("dns", ([[it]] for it in addresses))
     await row("dns: alone", [f"http://{name}/" for name in alone])

@@ -48,9 +48,13 @@ class SystemResolver:
 
 
 def _own_addresses() -> frozenset[Address]:
+    # Not those of the loopback interface: an address there is either in the loopback networks,
+    # which are denied as such, or one that others announce too (anycast).
+    interfaces = psutil.net_if_stats()
     return frozenset(
         ip_address(address.address.partition("%")[0])
-        for addresses in psutil.net_if_addrs().values()
+        for name, addresses in psutil.net_if_addrs().items()
+        if name not in interfaces or "loopback" not in interfaces[name].flags.split(",")
         for address in addresses
         if address.family in (socket.AF_INET, socket.AF_INET6)
     )
