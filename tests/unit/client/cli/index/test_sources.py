@@ -242,6 +242,24 @@ def test_parquet_of_bytes(tmp_path: Path) -> None:
         opened(file)
 
 
+def test_parquet_that_holds_no_paths(tmp_path: Path) -> None:
+    """As data sets on Hugging Face are, whose images lie in the file."""
+    file = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"image": [{"bytes": b"\x89PNG", "path": "1.png"}]}), file)
+    with pytest.raises(FormatError, match="holds no URLs or paths in the column 'image'"):
+        opened(file)
+    pq.write_table(pa.table({"image": pa.array(["1.png"]).dictionary_encode()}), file)
+    assert summed_up(opened(file)) == [("1.png", {})]
+
+
+def test_parquet_with_two_columns_of_one_name(tmp_path: Path) -> None:
+    file = tmp_path / "t.parquet"
+    columns = [pa.array(["1.png"]), pa.array(["a"]), pa.array(["b"])]
+    pq.write_table(pa.table(columns, names=["url", "title", "title"]), file)
+    with pytest.raises(FormatError, match="has 2 columns 'title'"):
+        opened(file)
+
+
 COCO = {
     "images": [
         {"id": 1, "file_name": "1.jpg", "coco_url": "http://a.example/1.jpg", "width": 5},
@@ -269,8 +287,8 @@ def test_coco(tmp_path: Path) -> None:
     assert source.count() == 5
     entries = list(source)
     assert summed_up(entries) == [
-        ("1.jpg", {"coco_id": 1, "captions": ["a cat", "a black cat"]}),
-        ("2.jpg", {"coco_id": 2, "categories": ["cat"]}),
+        ("http://a.example/1.jpg", {"coco_id": 1, "captions": ["a cat", "a black cat"]}),
+        ("http://b.example/2.jpg", {"coco_id": 2, "categories": ["cat"]}),
         ("3.jpg", {"coco_id": 3}),
         "image 4 has no coco_url, flickr_url or file_name",
         "image 5 is not a JSON object",
@@ -281,6 +299,7 @@ def test_coco(tmp_path: Path) -> None:
         File(tmp_path / "3.jpg"),
     ]
     local = list(opened(file, images_dir=tmp_path / "images"))
+    assert local[0].key == "1.jpg"
     assert local[0].origin == File(tmp_path / "images" / "1.jpg")
 
 
