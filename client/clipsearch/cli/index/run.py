@@ -12,7 +12,7 @@ import typer
 
 from clipsearch import NotFoundError, SearchClient, ServerInfo
 from clipsearch.cli.index.entry import EntrySource
-from clipsearch.cli.index.failures import FailuresFile, write_failures
+from clipsearch.cli.index.failures import FailuresFile, is_replaceable, write_failures
 from clipsearch.cli.index.hash_table import HashTable, hash64
 from clipsearch.cli.index.journal import Binding, Journal
 from clipsearch.cli.index.read_ahead import ReadAhead, Reader
@@ -32,10 +32,17 @@ class Places:
     failures: Path
 
     def check_writable(self) -> None:
+        """Ends the command if the journal or the failures cannot be written, or if writing them
+        would destroy something else."""
         for option, file in (("--journal", self.journal), ("--failures", self.failures)):
             if not os.access(file if file.exists() else file.parent, os.W_OK):
                 show_error(f"cannot write {file}; {option} names another place")
                 raise typer.Exit(ExitCode.USAGE)
+        is_same = self.failures.resolve() == self.journal.resolve()
+        is_read = self.failures == self.source  # by --retry, which found failures there
+        if is_same or not (is_read or is_replaceable(self.failures)):
+            show_error(f"{self.failures} is not a file of failures; --failures names another place")
+            raise typer.Exit(ExitCode.USAGE)
 
 
 class Run:
@@ -119,13 +126,14 @@ class Run:
         again: str,
     ) -> None:
         places = self._places
-        failed = write_failures(places.failures, places.name or "", journal, is_wanted)
         notes = []
-        if failed:
-            notes = [f"what failed:  {places.failures}", f"try it again: {again}"]
-        if not is_complete:
-            notes.append("stopped before the end; the same command goes on from here")
-        self._report.show_summary(skipped=self._entries.skipped, notes=notes)
+        try:
+            if write_failures(places.failures, places.name or "", journal, is_wanted):
+                notes = [f"what failed:  {places.failures}", f"try it again: {again}"]
+        finally:
+            if not is_complete:
+                notes.append("stopped before the end; the same command goes on from here")
+            self._report.show_summary(skipped=self._entries.skipped, notes=notes)
 
 
 def _wanted(
