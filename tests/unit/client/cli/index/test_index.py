@@ -206,6 +206,17 @@ def test_failures_are_told_and_not_sent_again_if_that_cannot_help(
     assert not beside(file, "failures.jsonl").exists()
 
 
+def test_a_file_that_has_more_than_it_says_does_not_end_the_stream(
+    run: Run, shelf: Shelf, folder: Path
+) -> None:
+    (folder / "grown.png").symlink_to("/proc/self/maps")  # which says that it has 0 bytes
+    result = run("index", str(folder))
+    assert result.exit_code == 1
+    assert "5 added, 1 refused" in result.stdout
+    (line,) = failures(folder)
+    assert (line["key"], line["reason"]) == ("grown.png", "IMAGE_TOO_LARGE")
+
+
 def test_what_the_source_no_longer_has_is_no_failure(run: Run, shelf: Shelf, folder: Path) -> None:
     (folder / "bad.png").write_text("bad")
     assert run("index", str(folder)).exit_code == 1
