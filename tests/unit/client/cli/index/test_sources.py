@@ -127,6 +127,24 @@ def test_an_id_that_is_no_uuid_is_metadata(tmp_path: Path) -> None:
     assert [(it.id, it.metadata) for it in opened(file)] == [("", {"id": "1"}), ("", {"id": ID})]
 
 
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ('1.png,"open\n2.png,b', "line 3 cannot be read from line 2 on: unexpected end of data"),
+        ('1.png,"open\n2.png,"b"', "line 3 cannot be read from line 2 on: ',' expected after '\"'"),
+        ('1.png,"a" b', "line 2 cannot be read: ',' expected after '\"'"),
+    ],
+)
+def test_what_a_stray_quote_swallows_is_told(rows: str, told: str, tmp_path: Path) -> None:
+    entries = opened(written(tmp_path / "t.csv", f"path,title\n{rows}"))
+    assert summed_up(entries) == [told]
+
+
+def test_a_table_goes_on_behind_a_row_that_cannot_be_read(tmp_path: Path) -> None:
+    entries = opened(written(tmp_path / "t.csv", 'path,title\n1.png,"a" b\n2.png,c\n'))
+    assert summed_up(entries)[1:] == [("2.png", {"title": "c"})]
+
+
 def test_columns_may_be_chosen(tmp_path: Path) -> None:
     file = written(tmp_path / "t.csv", "where,uri,a,b,url\nx.png,shelf:1,1,2,https://a.example\n")
     (entry,) = opened(file, image="where", metadata=("b",))
