@@ -67,7 +67,7 @@ class Run:
         info = client.server_info()
         bound = _bind(binding, info)
         with Journal(self._places.journal, bound, restart=restart) as journal:
-            if not _holds_what_it_should(client, journal, sending.collection):
+            if not self._is_to_be_trusted(client, journal, sending.collection):
                 show_error("the server no longer has what the journal says; starting anew")
                 journal.start_anew()
             retried = self._take_over(journal) if self._is_retry else None
@@ -78,7 +78,7 @@ class Run:
             )
 
             def check_server() -> None:
-                if _bind(binding, client.server_info()) != bound or not _holds_what_it_should(
+                if _bind(binding, client.server_info()) != bound or not self._is_to_be_trusted(
                     client, journal, sending.collection
                 ):
                     show_error(
@@ -106,6 +106,11 @@ class Run:
             finally:
                 is_wanted = _wanted(journal, retried, is_complete=is_complete)
                 self._finish(journal, is_wanted, is_complete=is_complete, again=again)
+
+    def _is_to_be_trusted(self, client: SearchClient, journal: Journal, collection: str) -> bool:
+        """Whether the server has what the journal says. To a retry that does not matter, and the
+        next run over the source, which can send what is lost, finds it out."""
+        return self._is_retry or _holds_what_it_should(client, journal, collection)
 
     def _take_over(self, journal: Journal) -> HashTable:
         """Has the journal know all that the file of failures holds; returns its keys' hashes."""

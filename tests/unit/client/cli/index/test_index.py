@@ -373,6 +373,17 @@ def test_images_that_the_server_lost_are_sent_again(run: Run, shelf: Shelf, fold
     assert first_line(result).startswith("1 added, 4 unchanged in ")
 
 
+def test_a_retry_does_not_forget_what_the_server_lost(run: Run, shelf: Shelf, folder: Path) -> None:
+    (folder / "bad.png").write_text("bad")
+    assert run("index", str(folder)).exit_code == 1
+    shelf.stored.clear()
+    journal = beside(folder, "journal").read_bytes()
+    result = run("index", "--retry", str(beside(folder, "failures.jsonl")))
+    assert first_line(result).startswith("1 refused in ")
+    assert beside(folder, "journal").read_bytes().startswith(journal)
+    assert "5 added, 1 refused" in run("index", str(folder)).stdout
+
+
 def test_restart_forgets_the_journal(run: Run, shelf: Shelf, folder: Path) -> None:
     run("index", str(folder))
     result = run("index", str(folder), "--restart")
