@@ -52,6 +52,7 @@ class Source:
             content = self.path.read_bytes()
         except OSError as error:
             raise UnreadableError(explain(error)) from error
+        check_size(len(content), max_bytes)  # it may have grown since
         uri = self.path.resolve().as_uri()
         return AddItem(item_id=item_id, content=content, uri=uri, metadata=metadata)
 

@@ -79,7 +79,7 @@ class Coco:
             name = ""
         for url in (image.get("coco_url"), image.get("flickr_url")):
             if isinstance(url, str) and url and not (self._prefers_files and name):
-                return name or url, Url(url)
+                return url, Url(url)  # of which a file's name need not be the only one
         return (name, File(self._folder / name)) if name else None
 
 

@@ -212,6 +212,8 @@ def _explained(source: Path) -> Iterator[None]:
     except JournalError as error:
         show_error(str(error))
         raise typer.Exit(ExitCode.USAGE) from error
+    except BrokenPipeError:  # of who reads our output, which ends every command in one way
+        raise
     except OSError as error:
         show_error(f"{error.filename or source}: {error.strerror or error}")
         raise typer.Exit(ExitCode.USAGE) from error

@@ -11,11 +11,12 @@ from itertools import groupby
 from pathlib import Path
 
 from clipsearch.cli.index.entry import Entry, Failure, FormatError, Member, from_json
-from clipsearch.cli.index.journal import Journal, Record
+from clipsearch.cli.index.journal import Journal, Record, naming
 from clipsearch.cli.index.webdataset import DAMAGED, open_members
 
 SUFFIX = ".clipsearch-failures.jsonl"
 
+_HEAD_BYTES = 16
 _MAX_MEMBERS = 10_000  # of a tar that are looked for at a time
 
 
@@ -63,6 +64,17 @@ class FailuresFile:
                 yield entry, Record(key=entry.key, stamp="", failure=failure, entry=facts)
 
 
+def is_replaceable(file: Path) -> bool:
+    """Whether nothing but a file of failures, if anything, is lost with a file. Raises OSError."""
+    if not file.exists():
+        return True
+    if not file.is_file():  # a device, which could be replaced as well
+        return False
+    with file.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
+    return not head or head.replace(b" ", b"").startswith(b'{"key":')
+
+
 def write_failures(
     file: Path, source: str, journal: Journal, is_wanted: Callable[[str], bool]
 ) -> int:
@@ -74,7 +86,7 @@ def write_failures(
     part = file.with_name(f"{file.name}.part")
     count = 0
     try:
-        with part.open("w", encoding="ascii") as stream:
+        with naming(part), part.open("w", encoding="ascii") as stream:
             for record in journal.failures():
                 if record.failure is not None and is_wanted(record.key):
                     stream.write(json.dumps(_facts(record, record.failure, source)) + "\n")

@@ -6,6 +6,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
@@ -22,6 +23,15 @@ _MAGIC = "clipsearch_journal"
 _VERSION = 1
 _BLOCK_BYTES = 2**16
 _LINE_BYTES = 2**9  # of most lines
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Has an OSError name the file, which one of an open file does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 class JournalError(Exception):
@@ -90,6 +100,7 @@ class Journal:
         self._binding = binding
         self._lock = Lock()
         self._read_only = read_only
+        self._start = self._end = 0  # of the lines behind the first
         self._fd = _open(file, read_only=read_only)
         try:
             if not read_only:
@@ -130,7 +141,8 @@ class Journal:
             return
         facts = {_MAGIC: _VERSION} | asdict(self._binding)
         os.ftruncate(self._fd, 0)
-        self._start = self._end = os.write(self._fd, json.dumps(facts).encode() + b"\n")
+        self._append(json.dumps(facts).encode() + b"\n")
+        self._start = self._end
 
     def recall(self, key: str) -> Record | None:
         """Returns the last record of a key."""
@@ -140,14 +152,10 @@ class Journal:
         return record if record is not None and record.key == key else None
 
     def write(self, record: Record) -> None:
-        line = record.to_line()
         with self._lock:
-            assert self._fd is not None
             place = self._end
-            self._end += os.write(self._fd, line)
+            self._append(record.to_line())
             self._note(record, place)
-        if self._end != place + len(line):
-            raise OSError(f"could not write {self.file} to its end")
 
     def visit(self, key: str) -> bool:
         """Notes that the source has the key; returns whether that was new in this run."""
@@ -229,6 +237,14 @@ class Journal:
                     "another one, and --restart starts this one anew"
                 )
 
+    def _append(self, line: bytes) -> None:
+        assert self._fd is not None
+        with naming(self.file):
+            while line:  # of a full disk's last bytes, the next attempt tells
+                written = os.write(self._fd, line)
+                self._end += written
+                line = line[written:]
+
     def _load(self) -> None:
         self._end = self._start
         for line, place in self._lines(self._start):
@@ -296,6 +312,7 @@ def _lock_file(fd: int | None, file: Path) -> None:
         return
     assert fd is not None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with naming(file):  # not every file system has locks
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise JournalError(f"another `clipsearch index` is at work with {file}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,11 @@ class Parquet:
             parquet = self._open(stream)
             self._rows: int = parquet.metadata.num_rows
             schema = parquet.schema_arrow
+        for name, count in Counter(schema.names).items():
+            if count > 1:
+                raise FormatError(f"has {count} columns {name!r}")
         image = check_columns(schema.names, options)
-        if _is_binary(schema.field(image).type):
+        if not _is_text(schema.field(image).type):
             raise FormatError(f"holds no URLs or paths in the column {image!r}")
         self._columns = Columns(image, options, file.parent)
         self._read = [
@@ -74,6 +78,15 @@ def _cause(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno:
         raise error
     return str(error).partition("\n")[0]
+
+
+def _is_text(type_: Any) -> bool:
+    if pa.types.is_dictionary(type_):
+        return _is_text(type_.value_type)
+    return any(
+        check(type_)
+        for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    )
 
 
 def _is_binary(type_: Any) -> bool:

@@ -22,7 +22,7 @@ from clipsearch.cli.index.entry import (
 )
 from clipsearch.cli.index.journal import Journal
 from clipsearch.cli.index.report import STORED
-from clipsearch.cli.sources import UnreadableError
+from clipsearch.cli.sources import UnreadableError, check_size
 
 MAX_PARCELS = 256
 MAX_BYTES = 2**26  # one image at least, however large
@@ -74,6 +74,7 @@ class Reader:
                 if known.failure.is_final and not self.retries_refused:
                     return Parcel(entry=entry, failure=known.failure, is_known=True)
             content = content_of(entry)
+            check_size(len(content or b""), self.max_bytes)  # a file may have grown since
         except UnreadableError as error:
             return Parcel(entry=entry, failure=unsent(error.reason, str(error)))
         image_id = stored_id(entry, content)

@@ -12,7 +12,7 @@ import typer
 
 from clipsearch import NotFoundError, SearchClient, ServerInfo
 from clipsearch.cli.index.entry import EntrySource
-from clipsearch.cli.index.failures import FailuresFile, write_failures
+from clipsearch.cli.index.failures import FailuresFile, is_replaceable, write_failures
 from clipsearch.cli.index.hash_table import HashTable, hash64
 from clipsearch.cli.index.journal import Binding, Journal
 from clipsearch.cli.index.read_ahead import ReadAhead, Reader
@@ -32,10 +32,17 @@ class Places:
     failures: Path
 
     def check_writable(self) -> None:
+        """Ends the command if the journal or the failures cannot be written, or if writing them
+        would destroy something else."""
         for option, file in (("--journal", self.journal), ("--failures", self.failures)):
             if not os.access(file if file.exists() else file.parent, os.W_OK):
                 show_error(f"cannot write {file}; {option} names another place")
                 raise typer.Exit(ExitCode.USAGE)
+        is_same = self.failures.resolve() == self.journal.resolve()
+        is_read = self.failures == self.source  # by --retry, which found failures there
+        if is_same or not (is_read or is_replaceable(self.failures)):
+            show_error(f"{self.failures} is not a file of failures; --failures names another place")
+            raise typer.Exit(ExitCode.USAGE)
 
 
 class Run:
@@ -60,7 +67,7 @@ class Run:
         info = client.server_info()
         bound = _bind(binding, info)
         with Journal(self._places.journal, bound, restart=restart) as journal:
-            if not _holds_what_it_should(client, journal, sending.collection):
+            if not self._is_to_be_trusted(client, journal, sending.collection):
                 show_error("the server no longer has what the journal says; starting anew")
                 journal.start_anew()
             retried = self._take_over(journal) if self._is_retry else None
@@ -71,7 +78,7 @@ class Run:
             )
 
             def check_server() -> None:
-                if _bind(binding, client.server_info()) != bound or not _holds_what_it_should(
+                if _bind(binding, client.server_info()) != bound or not self._is_to_be_trusted(
                     client, journal, sending.collection
                 ):
                     show_error(
@@ -100,6 +107,11 @@ class Run:
                 is_wanted = _wanted(journal, retried, is_complete=is_complete)
                 self._finish(journal, is_wanted, is_complete=is_complete, again=again)
 
+    def _is_to_be_trusted(self, client: SearchClient, journal: Journal, collection: str) -> bool:
+        """Whether the server has what the journal says. To a retry that does not matter, and the
+        next run over the source, which can send what is lost, finds it out."""
+        return self._is_retry or _holds_what_it_should(client, journal, collection)
+
     def _take_over(self, journal: Journal) -> HashTable:
         """Has the journal know all that the file of failures holds; returns its keys' hashes."""
         assert isinstance(self._entries, FailuresFile)
@@ -119,13 +131,14 @@ class Run:
         again: str,
     ) -> None:
         places = self._places
-        failed = write_failures(places.failures, places.name or "", journal, is_wanted)
         notes = []
-        if failed:
-            notes = [f"what failed:  {places.failures}", f"try it again: {again}"]
-        if not is_complete:
-            notes.append("stopped before the end; the same command goes on from here")
-        self._report.show_summary(skipped=self._entries.skipped, notes=notes)
+        try:
+            if write_failures(places.failures, places.name or "", journal, is_wanted):
+                notes = [f"what failed:  {places.failures}", f"try it again: {again}"]
+        finally:
+            if not is_complete:
+                notes.append("stopped before the end; the same command goes on from here")
+            self._report.show_summary(skipped=self._entries.skipped, notes=notes)
 
 
 def _wanted(

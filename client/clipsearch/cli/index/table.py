@@ -43,10 +43,13 @@ class Csv:
         reader = self._reader()
         next(reader)
         while True:
+            first = reader.line_num + 1
             try:
                 cells = next(reader, None)
             except csv.Error as error:
-                yield bad_entry(f"line {reader.line_num}", str(error))
+                place = f"line {reader.line_num}"
+                since = f" from line {first} on" if first < reader.line_num else ""
+                yield bad_entry(place, f"{place} cannot be read{since}: {error}")
                 continue
             if cells is None:
                 return
@@ -59,7 +62,8 @@ class Csv:
 
     def _reader(self) -> Any:
         csv.field_size_limit(MAX_LINE_CHARS - 1)
-        return csv.reader(read_lines(self._file), delimiter=self._delimiter)
+        # Strict, or a quote that is never closed would swallow rows without a word.
+        return csv.reader(read_lines(self._file), delimiter=self._delimiter, strict=True)
 
 
 class JsonLines:

@@ -206,6 +206,17 @@ def test_failures_are_told_and_not_sent_again_if_that_cannot_help(
     assert not beside(file, "failures.jsonl").exists()
 
 
+def test_a_file_that_has_more_than_it_says_does_not_end_the_stream(
+    run: Run, shelf: Shelf, folder: Path
+) -> None:
+    (folder / "grown.png").symlink_to("/proc/self/maps")  # which says that it has 0 bytes
+    result = run("index", str(folder))
+    assert result.exit_code == 1
+    assert "5 added, 1 refused" in result.stdout
+    (line,) = failures(folder)
+    assert (line["key"], line["reason"]) == ("grown.png", "IMAGE_TOO_LARGE")
+
+
 def test_what_the_source_no_longer_has_is_no_failure(run: Run, shelf: Shelf, folder: Path) -> None:
     (folder / "bad.png").write_text("bad")
     assert run("index", str(folder)).exit_code == 1
@@ -362,6 +373,17 @@ def test_images_that_the_server_lost_are_sent_again(run: Run, shelf: Shelf, fold
     assert first_line(result).startswith("1 added, 4 unchanged in ")
 
 
+def test_a_retry_does_not_forget_what_the_server_lost(run: Run, shelf: Shelf, folder: Path) -> None:
+    (folder / "bad.png").write_text("bad")
+    assert run("index", str(folder)).exit_code == 1
+    shelf.stored.clear()
+    journal = beside(folder, "journal").read_bytes()
+    result = run("index", "--retry", str(beside(folder, "failures.jsonl")))
+    assert first_line(result).startswith("1 refused in ")
+    assert beside(folder, "journal").read_bytes().startswith(journal)
+    assert "5 added, 1 refused" in run("index", str(folder)).stdout
+
+
 def test_restart_forgets_the_journal(run: Run, shelf: Shelf, folder: Path) -> None:
     run("index", str(folder))
     result = run("index", str(folder), "--restart")
@@ -391,6 +413,65 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_sent(
     assert result.exit_code == 2
     assert only_line(result) == f"clipsearch: cannot write {nowhere}; --journal names another place"
     assert shelf.names == []
+
+
+@pytest.mark.parametrize("content", [b"precious", b'{"url": "http://a.example/1.jpg"}\n'])
+def test_no_other_file_is_replaced_by_the_failures(
+    content: bytes, run: Run, shelf: Shelf, folder: Path
+) -> None:
+    other = folder.parent / "other"
+    other.write_bytes(content)
+    result = run("index", str(folder), "--failures", str(other))
+    assert result.exit_code == 2
+    assert only_line(result) == (
+        f"clipsearch: {other} is not a file of failures; --failures names another place"
+    )
+    assert other.read_bytes() == content
+    assert shelf.names == []
+
+
+def test_neither_a_device_nor_the_journal_is_replaced_by_the_failures(
+    run: Run, shelf: Shelf, folder: Path
+) -> None:
+    queue = folder.parent / "queue"
+    os.mkfifo(queue)
+    assert run("index", str(folder), "--failures", str(queue)).exit_code == 2
+    assert queue.exists()
+    both = str(folder.parent / "both")
+    assert run("index", str(folder), "--failures", both, "--journal", both).exit_code == 2
+    assert shelf.names == []
+
+
+def test_an_empty_file_and_one_of_failures_may_be_replaced(
+    run: Run, shelf: Shelf, folder: Path
+) -> None:
+    (folder / "bad.png").write_text("bad")
+    file = folder.parent / "failures"
+    file.touch()
+    for _ in range(2):
+        assert run("index", str(folder), "--failures", str(file)).exit_code == 1
+        assert json.loads(file.read_bytes())["key"] == "bad.png"
+    (folder / "bad.png").unlink()
+    assert run("index", str(folder), "--failures", str(file)).exit_code == 0
+    assert not file.exists()
+
+
+def test_who_reads_the_output_may_leave(
+    service: ScriptedService, run: Run, shelf: Shelf, folder: Path
+) -> None:
+    command = [sys.executable, "-m", "clipsearch", "--server", service.target]
+    with subprocess.Popen(
+        [*command, "index", str(folder), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        stderr = process.stderr.read().decode()
+    assert process.returncode == 1
+    assert "Broken pipe" not in stderr
+    assert "the same command goes on from here" in stderr
 
 
 def test_retry_names_the_journal_and_the_server_that_it_needs(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,22 @@ def test_each_result_is_in_the_file_at_once(file: Path) -> None:
     with Journal(file, ABOUT) as journal:
         journal.write(stored(1))
         assert file.read_bytes().count(b"\n") == 2
+
+
+def test_a_full_disk_is_told_by_the_journals_name(file: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Journal(file, ABOUT) as journal:
+        journal.write(stored(1))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 20, limit[1]))
+        try:
+            with pytest.raises(OSError, match="File too large") as caught:
+                journal.write(stored(2))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert caught.value.filename == str(file)
+    with Journal(file, ABOUT) as journal:
+        assert journal.recall("1.png") == stored(1)
+        assert journal.recall("2.png") is None
 
 
 @given(cut=st.integers(1, 400), junk=st.sampled_from([b"", b"\0\0\0\n", b"[]\n", b'{"key":5}\n']))

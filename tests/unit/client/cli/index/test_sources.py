@@ -127,6 +127,24 @@ def test_an_id_that_is_no_uuid_is_metadata(tmp_path: Path) -> None:
     assert [(it.id, it.metadata) for it in opened(file)] == [("", {"id": "1"}), ("", {"id": ID})]
 
 
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ('1.png,"open\n2.png,b', "line 3 cannot be read from line 2 on: unexpected end of data"),
+        ('1.png,"open\n2.png,"b"', "line 3 cannot be read from line 2 on: ',' expected after '\"'"),
+        ('1.png,"a" b', "line 2 cannot be read: ',' expected after '\"'"),
+    ],
+)
+def test_what_a_stray_quote_swallows_is_told(rows: str, told: str, tmp_path: Path) -> None:
+    entries = opened(written(tmp_path / "t.csv", f"path,title\n{rows}"))
+    assert summed_up(entries) == [told]
+
+
+def test_a_table_goes_on_behind_a_row_that_cannot_be_read(tmp_path: Path) -> None:
+    entries = opened(written(tmp_path / "t.csv", 'path,title\n1.png,"a" b\n2.png,c\n'))
+    assert summed_up(entries)[1:] == [("2.png", {"title": "c"})]
+
+
 def test_columns_may_be_chosen(tmp_path: Path) -> None:
     file = written(tmp_path / "t.csv", "where,uri,a,b,url\nx.png,shelf:1,1,2,https://a.example\n")
     (entry,) = opened(file, image="where", metadata=("b",))
@@ -242,6 +260,24 @@ def test_parquet_of_bytes(tmp_path: Path) -> None:
         opened(file)
 
 
+def test_parquet_that_holds_no_paths(tmp_path: Path) -> None:
+    """As data sets on Hugging Face are, whose images lie in the file."""
+    file = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"image": [{"bytes": b"\x89PNG", "path": "1.png"}]}), file)
+    with pytest.raises(FormatError, match="holds no URLs or paths in the column 'image'"):
+        opened(file)
+    pq.write_table(pa.table({"image": pa.array(["1.png"]).dictionary_encode()}), file)
+    assert summed_up(opened(file)) == [("1.png", {})]
+
+
+def test_parquet_with_two_columns_of_one_name(tmp_path: Path) -> None:
+    file = tmp_path / "t.parquet"
+    columns = [pa.array(["1.png"]), pa.array(["a"]), pa.array(["b"])]
+    pq.write_table(pa.table(columns, names=["url", "title", "title"]), file)
+    with pytest.raises(FormatError, match="has 2 columns 'title'"):
+        opened(file)
+
+
 COCO = {
     "images": [
         {"id": 1, "file_name": "1.jpg", "coco_url": "http://a.example/1.jpg", "width": 5},
@@ -269,8 +305,8 @@ def test_coco(tmp_path: Path) -> None:
     assert source.count() == 5
     entries = list(source)
     assert summed_up(entries) == [
-        ("1.jpg", {"coco_id": 1, "captions": ["a cat", "a black cat"]}),
-        ("2.jpg", {"coco_id": 2, "categories": ["cat"]}),
+        ("http://a.example/1.jpg", {"coco_id": 1, "captions": ["a cat", "a black cat"]}),
+        ("http://b.example/2.jpg", {"coco_id": 2, "categories": ["cat"]}),
         ("3.jpg", {"coco_id": 3}),
         "image 4 has no coco_url, flickr_url or file_name",
         "image 5 is not a JSON object",
@@ -281,6 +317,7 @@ def test_coco(tmp_path: Path) -> None:
         File(tmp_path / "3.jpg"),
     ]
     local = list(opened(file, images_dir=tmp_path / "images"))
+    assert local[0].key == "1.jpg"
     assert local[0].origin == File(tmp_path / "images" / "1.jpg")
 
 
