@@ -24,7 +24,7 @@ _NETWORKS = (
 _METADATA = (
     "169.254.169.254", "169.254.170.2", "169.254.169.253", "169.254.169.123", "169.254.42.42",
     "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd00:ec2::253",
-    "fd20:ce::254", "fd00:42::42", "fe80::a9fe:a9fe",
+    "fd20:ce::254", "fd00:42::42", "fd00:c1::a9fe:a9fe", "fe80::a9fe:a9fe",
 )  # fmt: skip
 
 # Whom an IPv6 address may embed: even a public one, which could be behind a gateway.

@@ -69,6 +69,7 @@ _NEVER: tuple[Network, ...] = (
     *_networks_v6(
         "fd00:ec2::/32",  # AWS
         "fd20:ce::254/128",  # Google Cloud
+        "fd00:c1::a9fe:a9fe/128",  # Oracle Cloud
         "fd00:42::42/128",  # Scaleway
         "64:ff9b:1::/48",  # local NAT64: where it embeds the IPv4 address cannot be told
     ),

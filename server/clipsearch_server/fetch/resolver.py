@@ -48,8 +48,8 @@ class SystemResolver:
 
 
 def _own_addresses() -> frozenset[Address]:
-    # Not those of the loopback interface: an address there is either in the loopback networks,
-    # which are denied as such, or one that others announce too (anycast).
+    # Not those of the loopback interface: they are in the loopback networks, which are denied as
+    # such, or a public address that the world reaches here too (a load balancer's, anycast).
     interfaces = psutil.net_if_stats()
     return frozenset(
         ip_address(address.address.partition("%")[0])
