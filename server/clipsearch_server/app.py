@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
+from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.decoding.pool import WorkerPool
 from clipsearch_server.encoders.batching import BatchingEncoder
@@ -110,17 +111,23 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         executor = stack.enter_context(
             ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="engine")
         )
-        engine = SearchEngine(
+        adder = ImageAdder(
             encoder=encoder,
             index=index,
             fetcher=fetcher,
-            tokenizer=tokenizer,
             decoder=decoder,
             executor=executor,
             max_image_bytes=settings.image.max_bytes,
             max_decoded=_max_decoded(settings),
             memory=memory,
             duplicates=settings.duplicates,
+        )
+        engine = SearchEngine(
+            encoder=encoder,
+            index=index,
+            adder=adder,
+            tokenizer=tokenizer,
+            executor=executor,
         )
         health = HealthReporter({"encoder": encoder.health, "index": index.health})
         server, address = _server(settings, engine, memory, _info(settings, model.card), health)

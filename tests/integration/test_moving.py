@@ -17,6 +17,7 @@ from blockbuster import BlockBuster
 from clipsearch import AddItem, AsyncSearchClient
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
+from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.engine import SearchEngine
@@ -69,17 +70,23 @@ async def on_qdrant(model: ModelFolder) -> AsyncIterator[str]:
         info=pb.GetServerInfoResponse(model=convert.model(card)),
     )
     async with OnnxEncoder(model) as encoder, index:
-        engine = SearchEngine(
+        adder = ImageAdder(
             encoder=encoder,
             index=index,
             fetcher=None,
-            tokenizer=tokenizer,
             decoder=_NoDecoder(),
             executor=ThreadPoolExecutor(1),
             max_image_bytes=1,
             max_decoded=1,
             memory=memory,
             duplicates="refuse",
+        )
+        engine = SearchEngine(
+            encoder=encoder,
+            index=index,
+            adder=adder,
+            tokenizer=tokenizer,
+            executor=ThreadPoolExecutor(1),
         )
         server = grpc.aio.server(
             interceptors=[CallInterceptor(max_in_flight=100, default_deadline_s=60)]

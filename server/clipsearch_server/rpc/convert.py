@@ -20,7 +20,8 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Struct
 
 from clipsearch.v1 import image_search_pb2 as pb
-from clipsearch_server.engine import AddedImage, AddOutcome, NewImage, TextHits
+from clipsearch_server.adding import AddedImage, AddOutcome, NewImage
+from clipsearch_server.engine import TextHits
 from clipsearch_server.errors import InvalidRequest
 from clipsearch_server.model import ModelCard
 from clipsearch_server.ports import ImagePage, JsonValue, Metadata, StoredImage

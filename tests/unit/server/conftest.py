@@ -17,8 +17,9 @@ from clipsearch.v1.image_search_pb2_grpc import (
     ImageSearchServiceStub,
     add_ImageSearchServiceServicer_to_server,
 )
+from clipsearch_server.adding import Duplicates, ImageAdder
 from clipsearch_server.budget import Budget
-from clipsearch_server.engine import Duplicates, SearchEngine
+from clipsearch_server.engine import SearchEngine
 from clipsearch_server.ports import ImageDecoder
 from clipsearch_server.rpc.interceptors import CallInterceptor
 from clipsearch_server.rpc.servicer import ImageSearchServicer, ServiceOptions
@@ -86,17 +87,23 @@ def engine(
     memory: Budget,
     duplicates: Duplicates,
 ) -> SearchEngine:
-    return SearchEngine(
+    adder = ImageAdder(
         encoder=encoder,
         index=index,
         fetcher=fetcher,
-        tokenizer=tokenizer,
         decoder=decoder,
         executor=executor,
         max_image_bytes=100_000,
         max_decoded=8,
         memory=memory,
         duplicates=duplicates,
+    )
+    return SearchEngine(
+        encoder=encoder,
+        index=index,
+        adder=adder,
+        tokenizer=tokenizer,
+        executor=executor,
     )
 
 

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipsearch_server.adding import AddedImage, AddOutcome, Duplicates, ImageAdder, NewImage
 from clipsearch_server.budget import Budget
-from clipsearch_server.engine import AddedImage, AddOutcome, Duplicates, NewImage, SearchEngine
+from clipsearch_server.engine import SearchEngine
 from clipsearch_server.ports import EmbeddedPage
 from clipsearch_server.text import Tokenizer
 from fakes import FakeEncoder, FakeFetcher, FakeIndex, InProcessDecoder
@@ -219,17 +220,23 @@ def an_engine(
     memory = Budget(1000)
     fetcher = FakeFetcher(memory)
     with InThisThread() as executor:
-        engine = SearchEngine(
+        adder = ImageAdder(
             encoder=FakeEncoder(),
             index=index,
             fetcher=fetcher,
-            tokenizer=tokenizer,
             decoder=InProcessDecoder(size_px=4, max_pixels=1000),
             executor=executor,
             max_image_bytes=1000,
             max_decoded=4,
             memory=memory,
             duplicates=duplicates,
+        )
+        engine = SearchEngine(
+            encoder=FakeEncoder(),
+            index=index,
+            adder=adder,
+            tokenizer=tokenizer,
+            executor=executor,
         )
         yield engine, fetcher
 

@@ -8,8 +8,9 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import pytest
 
+from clipsearch_server.adding import AddOutcome, NewImage
 from clipsearch_server.budget import Budget
-from clipsearch_server.engine import AddOutcome, NewImage, SearchEngine
+from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import (
     EncoderUnavailable,
     ImageNotFound,

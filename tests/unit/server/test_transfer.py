@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub as Stub
-from clipsearch_server.engine import AddOutcome, NewImage, SearchEngine
+from clipsearch_server.adding import AddOutcome, NewImage
+from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import IndexUnavailable, InvalidRequest
 from clipsearch_server.ports import EmbeddedPage, Embeddings, StoredImage
 from clipsearch_server.rpc import transfer

@@ -1,0 +1,272 @@
+"""Adds images: from a source to an embedding in the index, once for each content.
+
+Adding is held back, and never refused, by what comes after it: by the memory for images under way,
+and by how many are decoded before the encoder takes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Literal, TypeAlias, TypeVar
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from clipsearch_server.budget import Budget
+from clipsearch_server.errors import InvalidImage, InvalidRequest
+from clipsearch_server.ports import (
+    Embeddings,
+    Encoder,
+    ImageDecoder,
+    ImageFetcher,
+    ImageIndex,
+    Metadata,
+    StoredImage,
+)
+from clipsearch_server.turns import Turns
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewImage:
+    """An image to add: either ``url`` or ``content`` is set."""
+
+    url: str | None
+    content: bytes | None
+    id: UUID | None
+    uri: str
+    metadata: Metadata
+    fetch_headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the url's host
+
+
+class AddOutcome(Enum):
+    """What adding an image changed."""
+
+    ADDED = "added"
+    UNCHANGED = "unchanged"
+    REPLACED = "replaced"
+    DUPLICATE = "duplicate"
+
+
+# What an image is whose id is new and whose content is stored under another one: nothing that is
+# stored, a copy that names the other, or an image like any.
+Duplicates: TypeAlias = Literal["refuse", "link", "allow"]
+
+
+@dataclass(frozen=True, slots=True)
+class AddedImage:
+    """An image as it is stored now, and what adding it changed."""
+
+    image: StoredImage
+    outcome: AddOutcome
+    duplicate_of: UUID | None = None  # set if the outcome is DUPLICATE
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """What an image's content alone decides."""
+
+    media_type: str
+    width_px: int
+    height_px: int
+    embedding: Embeddings  # (1, d)
+
+
+class ImageAdder:
+    """Adds images to one collection, and imports those that were embedded before.
+
+    ``executor`` runs what would stop the event loop: hashing. ``fetcher`` is None where images may
+    not be added by URL. At most ``max_decoded`` images are decoded and not yet embedded.
+    ``memory`` is the bytes of all encoded images under way: callers take what they bring, and the
+    fetcher what it fetches. What a port raises is passed on.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        index: ImageIndex,
+        fetcher: ImageFetcher | None,
+        decoder: ImageDecoder,
+        executor: Executor,
+        max_image_bytes: int,
+        max_decoded: int,
+        memory: Budget,
+        duplicates: Duplicates,
+    ) -> None:
+        self._encoder = encoder
+        self._index = index
+        self._fetcher = fetcher
+        self._decoder = decoder
+        self._executor = executor
+        self._max_image_bytes = max_image_bytes
+        self._decoded = asyncio.Semaphore(max_decoded)
+        self._memory = memory
+        self._duplicates: Duplicates = duplicates
+        self._turns = Turns(1)
+
+    async def add(self, new: NewImage) -> AddedImage:
+        """Adds one image; returns when it is durable. The caller has taken its part of ``memory``
+        for a content that it gives.
+
+        Raises InvalidRequest, SourceNotAllowed, SourceFailed or InvalidImage if the source is at
+        fault.
+        """
+        try:
+            if new.content is not None:
+                return await self._add_content(new, self._checked(new.content))
+            content = await self._fetch(new)
+            try:
+                return await self._add_content(new, content)
+            finally:
+                self._memory.release(len(content))
+        except InvalidImage as error:
+            error.field = "content" if new.url is None else "url"
+            raise
+
+    async def _add_content(self, new: NewImage, content: bytes) -> AddedImage:
+        sha256 = await self._in_thread(_sha256, content)
+        image_id = new.id or _derived_id(new.url, sha256)
+        # What is looked up must still be so when it is acted upon. Two adds may differ in one
+        # and share the other; all take the id's turn first, so none waits in a circle.
+        async with self._turns.take(image_id), self._turns.take(sha256):
+            stored, original = await asyncio.gather(self._stored(image_id), self._original(sha256))
+            if stored is not None and _is_same(stored, new, sha256):
+                return AddedImage(stored, AddOutcome.UNCHANGED)
+            if stored is None and original is not None and self._duplicates == "refuse":
+                return AddedImage(original, AddOutcome.DUPLICATE, original.id)
+            return await self._store(new, content, sha256, image_id, stored, original)
+
+    async def _store(
+        self,
+        new: NewImage,
+        content: bytes,
+        sha256: str,
+        image_id: UUID,
+        stored: StoredImage | None,  # under the id
+        original: StoredImage | None,  # of the same content, perhaps the same
+    ) -> AddedImage:
+        picture = await self._picture_of(original) if original else None
+        if picture is None:
+            original = None  # if there was one, it is gone
+            picture = await self._embed(content)
+        duplicate_of: UUID | None = None
+        if stored is not None and stored.sha256 == sha256:
+            duplicate_of = stored.duplicate_of
+        elif original is not None and self._duplicates == "link":
+            duplicate_of = original.id
+        now = datetime.now(UTC)
+        image = StoredImage(
+            id=image_id,
+            url=new.url or "",
+            uri=_uri(new),
+            metadata=new.metadata,
+            sha256=sha256,
+            media_type=picture.media_type,
+            width_px=picture.width_px,
+            height_px=picture.height_px,
+            size_bytes=len(content),
+            create_time=stored.create_time if stored else now,
+            update_time=now,
+            duplicate_of=duplicate_of,
+        )
+        await self._index.upsert([image], picture.embedding)
+        if stored is not None:
+            return AddedImage(image, AddOutcome.REPLACED)
+        if duplicate_of is not None:
+            return AddedImage(image, AddOutcome.DUPLICATE, duplicate_of)
+        return AddedImage(image, AddOutcome.ADDED)
+
+    async def import_images(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
+        """Stores images that this model embedded, as they are, in place of those with their ids;
+        returns when that is durable.
+
+        ``embeddings`` is (len(images), d), each row finite and of L2 norm 1.
+        """
+        async with AsyncExitStack() as turns:
+            # An add of one of the ids must not act upon what is being replaced. Taken in the order
+            # of the ids, so that no two imports wait for each other; once, should an id come twice.
+            for image_id in sorted({image.id for image in images}):
+                await turns.enter_async_context(self._turns.take(image_id))
+            await self._index.upsert(images, embeddings)
+
+    def _checked(self, content: bytes) -> bytes:
+        if len(content) > self._max_image_bytes:
+            raise InvalidImage(
+                f"the image has {len(content):,} bytes; at most {self._max_image_bytes:,} are "
+                "taken",
+                reason="IMAGE_TOO_LARGE",
+                max_image_bytes=str(self._max_image_bytes),
+            )
+        return content
+
+    async def _fetch(self, new: NewImage) -> bytes:
+        assert new.url is not None
+        if self._fetcher is None:
+            raise InvalidRequest(
+                "url",
+                "this server takes no URLs; send the image's content instead",
+                reason="FETCH_DISABLED",
+            )
+        return await self._fetcher.fetch(new.url, new.fetch_headers)
+
+    async def _embed(self, content: bytes) -> _Picture:
+        async with self._decoded:
+            decoded = await self._decoder.decode(content)
+            embedding = await self._encoder.encode_image(decoded.pixels[None])
+        return _Picture(decoded.media_type, decoded.width_px, decoded.height_px, embedding)
+
+    async def _picture_of(self, image: StoredImage) -> _Picture | None:
+        """Returns what is stored of an image's content; None if the image is gone."""
+        page = await self._index.list_embedded(limit=1, start_id=image.id)
+        if [(found.id, found.sha256) for found in page.images] != [(image.id, image.sha256)]:
+            return None
+        return _Picture(image.media_type, image.width_px, image.height_px, page.embeddings)
+
+    async def _original(self, sha256: str) -> StoredImage | None:
+        """Returns the image that others of this content are duplicates of, if there is one."""
+        twin = await self._index.find_content(sha256)
+        if twin is None or twin.duplicate_of is None:
+            return twin
+        original = await self._stored(twin.duplicate_of)
+        return original if original is not None and original.sha256 == sha256 else twin
+
+    async def _stored(self, image_id: UUID) -> StoredImage | None:
+        found = await self._index.get([image_id])
+        return found[0] if found else None
+
+    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _derived_id(url: str | None, sha256: str) -> UUID:
+    """The UUIDv5 (RFC 9562, URL namespace) of an image that was given no id of its own."""
+    return uuid5(NAMESPACE_URL, url if url is not None else f"sha256:{sha256}")
+
+
+def _uri(new: NewImage) -> str:
+    return new.uri or new.url or ""
+
+
+def _is_same(stored: StoredImage, new: NewImage, sha256: str) -> bool:
+    return (stored.sha256, stored.url, stored.uri, _canonical(stored.metadata)) == (
+        sha256,
+        new.url or "",
+        _uri(new),
+        _canonical(new.metadata),
+    )
+
+
+def _canonical(metadata: Metadata) -> str:
+    return json.dumps(metadata, sort_keys=True)  # to Python, true equals 1
