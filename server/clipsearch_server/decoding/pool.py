@@ -42,8 +42,10 @@ class WorkerPool:
     ``cpu_s`` seconds of processor time. ``max_waiting`` images may wait for a worker.
 
     An image whose decoding ends its worker is refused with IMAGE_DECODE_FAILED, and for a while the
-    same content is refused without being tried. Nothing is held against the callers of such images:
-    a new worker takes milliseconds, and a breaker would let one stranger stop all others.
+    same content is refused without being tried. One whose worker is killed from outside, as the
+    kernel does when memory is short, gets a second one first. Nothing is held against the callers
+    of such images: a new worker takes milliseconds, and a breaker would let one stranger stop all
+    others.
 
     ``function`` decodes, in the workers; it is given by its importable name.
     """
@@ -127,6 +129,7 @@ class WorkerPool:
     async def _decode(self, content: bytes, media_type: str) -> DecodedImage:
         wall_s = _WALL_FACTOR * self._setup.cpu_s
         new_workers = 0
+        was_killed = False
         while new_workers < _ATTEMPTS:
             worker = self._idle_worker()
             if worker is None:
@@ -146,11 +149,15 @@ class WorkerPool:
                 continue
             except WorkerDied as death:
                 worker.kill()
+                if death.code == -signal.SIGKILL and not was_killed:
+                    was_killed = True
+                    _log.warning("a decoder was killed from outside; its image is tried again")
+                    continue
                 cause = self._cause(death.code)
                 how = "out of memory" if death.code is None else f"ended with {death.code}"
             except TimeoutError:
                 worker.kill()
-                cause, how = f"takes more than {wall_s:g} s", "killed"
+                cause, how = f"takes more than {wall_s:g} s", f"killed after {wall_s:g} s"
             except BaseException:  # the caller has gone
                 worker.kill()
                 raise

@@ -160,23 +160,34 @@ async def test_a_new_worker_serves_within_200_ms(deed: str) -> None:
         assert elapsed_s < 0.2
 
 
-async def test_a_worker_that_is_killed_at_work_fails_its_image_and_is_replaced() -> None:
+async def kill_at_work(other_than: int = 0) -> int:
+    """Kills the one worker there is once it spins; returns its id."""
+    await until(lambda: len({*workers_of(os.getpid())} - {other_than}) == 1)
+    (worker,) = {*workers_of(os.getpid())} - {other_than}
+    await begun(worker)
+    os.kill(worker, signal.SIGKILL)
+    return worker
+
+
+async def test_an_image_whose_worker_is_killed_from_outside_gets_another_one_but_no_third(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with pool(workers=1, cpu_s=60) as decoder:
         times_s = []
         for attempt in range(3):
             content = poison("spin", str(attempt))
             failing = asyncio.create_task(refusal(decoder, content))
             waiting = asyncio.create_task(decoder.decode(png("red")))
-            await until(lambda: bool(workers_of(os.getpid())))
-            (worker,) = workers_of(os.getpid())
-            await begun(worker)
-            os.kill(worker, signal.SIGKILL)
+            await kill_at_work(other_than=await kill_at_work())
             died = time.perf_counter()
             await waiting
             times_s.append(time.perf_counter() - died)
             assert (await failing).reason == "IMAGE_DECODE_FAILED"
             await refusal(decoder, content)
         assert min(times_s) < 0.2
+    assert [record.getMessage().split(";")[0] for record in caplog.records[::2]] == [
+        "a decoder was killed from outside"
+    ] * 3
 
 
 async def test_workers_that_die_idle_are_replaced_unnoticed(
