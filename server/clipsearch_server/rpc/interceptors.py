@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch_server.deadline import call_ends_in
 from clipsearch_server.errors import InvalidRequest, Overloaded
-from clipsearch_server.rpc.status import to_status
+from clipsearch_server.rpc.status import reason_of, to_status
 
 logger = logging.getLogger(__name__)
 
@@ -98,23 +98,23 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         start = perf_counter()
         # Asked now: gRPC frees a cancelled call under its handler, and asking that one crashes us.
         peer = context.peer()
-        code = "OK"
+        outcome = "code=OK"
         self._in_flight += 1
         try:
             if self._in_flight > self._max_in_flight:
                 raise Overloaded("the server is busy; try again in a moment")
             yield
         except (asyncio.CancelledError, GeneratorExit):
-            code = "CANCELLED"
+            outcome = "code=CANCELLED"
             raise
         except Exception as error:  # every error has a status; see `to_status`
             status = to_status(error)
-            code = code_pb2.Code.Name(status.code)
+            outcome = f"code={code_pb2.Code.Name(status.code)} reason={reason_of(status)}"
             await context.abort_with_status(rpc_status.to_status(status))
         finally:
             self._in_flight -= 1
             elapsed_ms = (perf_counter() - start) * 1000
-            logger.info("call method=%s code=%s ms=%.1f peer=%s", method, code, elapsed_ms, peer)
+            logger.info("call method=%s %s ms=%.1f peer=%s", method, outcome, elapsed_ms, peer)
 
 
 def _or_error(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:

@@ -4,6 +4,8 @@ answers."""
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from time import perf_counter
@@ -18,8 +20,10 @@ from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import CollectionNotFound, InvalidRequest
 from clipsearch_server.rpc import convert, transfer
 from clipsearch_server.rpc.request_ids import RequestIds, request_digest
-from clipsearch_server.rpc.status import to_status
+from clipsearch_server.rpc.status import reason_of, to_status
 from clipsearch_server.rpc.streams import map_unordered
+
+logger = logging.getLogger(__name__)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -50,14 +54,20 @@ class ImageSearchServicer(ImageSearchServiceServicer):
     async def AddImages(
         self, request_iterator: AsyncIterator[pb.AddImagesRequest], context: Context
     ) -> AsyncIterator[pb.AddImagesResponse]:
-        async for response in map_unordered(
-            self._add_item,
-            request_iterator,
-            limit=self._options.max_in_flight_per_stream,
-            memory=self._options.memory,
-            size_of=_content_bytes,
-        ):
-            yield response
+        outcomes: Counter[str] = Counter()
+        try:
+            async for response in map_unordered(
+                self._add_item,
+                request_iterator,
+                limit=self._options.max_in_flight_per_stream,
+                memory=self._options.memory,
+                size_of=_content_bytes,
+            ):
+                outcomes[_outcome(response)] += 1
+                yield response
+        finally:
+            counts = " ".join(f"{outcome}={count}" for outcome, count in outcomes.most_common())
+            logger.info("added items=%d %s", outcomes.total(), counts)
 
     async def QueryText(
         self, request: pb.QueryTextRequest, context: Context
@@ -177,6 +187,12 @@ class ImageSearchServicer(ImageSearchServiceServicer):
     def _check_collection(self, name: str) -> None:
         if name and name != self._options.collection:
             raise CollectionNotFound(name)
+
+
+def _outcome(response: pb.AddImagesResponse) -> str:
+    if response.WhichOneof("result") == "error":
+        return reason_of(response.error)
+    return pb.AddOutcome.Name(response.response.outcome).removeprefix("ADD_OUTCOME_")
 
 
 def _content_bytes(request: pb.AddImagesRequest | InvalidRequest) -> int:

@@ -58,6 +58,13 @@ def to_status(error: Exception) -> status_pb2.Status:
     return _status(code, message, info, *_details(error))
 
 
+def reason_of(status: status_pb2.Status) -> str:
+    """Returns the reason in a status that ``to_status`` made."""
+    info = error_details_pb2.ErrorInfo()
+    status.details[0].Unpack(info)
+    return str(info.reason)
+
+
 def _code(error: Exception) -> int:
     for ancestor in type(error).__mro__:
         if ancestor in CODES:

@@ -237,6 +237,16 @@ async def test_no_query_text_and_no_url_is_logged(
     assert "wish" not in caplog.text
 
 
+async def test_the_log_tells_why_images_were_refused(
+    service: Stub, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        await bulk(service, item("a", png("red")), item("b", b"no image"), item("c", b"nor this"))
+        await status_of(service.AddImage(pb.AddImageRequest(content=b"no image")))
+    assert "added items=3 IMAGE_FORMAT_UNSUPPORTED=2 ADDED=1" in caplog.text
+    assert "method=AddImage code=INVALID_ARGUMENT reason=IMAGE_FORMAT_UNSUPPORTED " in caplog.text
+
+
 BROKEN = b"\x0a\x02\xff\xfe"  # field 1, a string that is not UTF-8
 SERVICE = "/clipsearch.v1.ImageSearchService"
 
