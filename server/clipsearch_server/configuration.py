@@ -176,4 +176,5 @@ def _explain(
         leaf for leaf, field in _leaves(Settings) if field.annotation is SecretStr or not field.repr
     }
     shown = "***" if path[:2] in secrets else repr(problem["input"])
-    return f"{origin}={shown}: {problem['msg']}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{origin}={shown}: {message}"

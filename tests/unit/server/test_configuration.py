@@ -94,7 +94,7 @@ def test_a_proxy_that_is_none_is_refused_and_its_password_not_shown(url: str) ->
         ([], {"CLIPSEARCH_FETCH_ALLOW_HOSTS": "*"}, "CLIPSEARCH_FETCH_ALLOW_HOSTS='*'"),
         (["--fetch-timeout-s", "soon"], {}, "--fetch-timeout-s='soon'"),
         ([], {"CLIPSEARCH_IMAGE_MAX_BYTES": "3"}, "CLIPSEARCH_IMAGE_MAX_BYTES='3'"),
-        (["--address", "50051"], {}, "--address='50051'"),
+        (["--address", "50051"], {}, "--address='50051': expected host:port"),
         (["--address", "host:99999"], {}, "--address='host:99999'"),
         (["--collection", "../up"], {}, "--collection='../up'"),
         (["--config", "/nowhere.toml"], {}, "/nowhere.toml: No such file"),
