@@ -105,6 +105,14 @@ def is_allowed(
     return getattr(ip, "scope_id", None) is None and _is_allowed(ip, tuple(networks), own)
 
 
+def is_never_allowed(network: Network) -> bool:
+    """Returns whether no address of a network ever passes, whoever allows it."""
+    return any(
+        network.version == denied.version and network.subnet_of(denied)  # type: ignore[arg-type]
+        for denied in _NEVER
+    )
+
+
 def _is_allowed(ip: Address, networks: Sequence[Network], own: Container[Address]) -> bool:
     if any(ip in network for network in _NEVER):
         return False

@@ -6,103 +6,24 @@ and shows each description in ``--help``.
 
 from __future__ import annotations
 
-import re
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    FilePath,
-    SecretStr,
+from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr
+
+from clipsearch_server.fetch_policy import FetchPolicy, port_range
+from clipsearch_server.setting_values import (
+    CollectionName,
+    GrpcUrl,
+    HeaderValue,
+    HostAndPort,
+    Hosts,
+    Networks,
+    Ports,
+    ProxyUrl,
 )
 
-from clipsearch_server.addresses import Network
-from clipsearch_server.fetch_policy import FetchPolicy, host_pattern, port_range
-
 DEMO_MODEL_DIR = Path(__file__).parent / "demo_model"
-
-
-def _host_and_port(value: str) -> str:
-    """Accepts host:port and [IPv6]:port."""
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):(\d{1,5})", value)
-    if match is None or int(match[2]) > 65_535:
-        raise ValueError("expected host:port, for example 127.0.0.1:50051")
-    return value
-
-
-def _collection_name(value: str) -> str:
-    """Accepts what is a safe file name on every system: the collection is a folder."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", value):
-        raise ValueError("expected up to 64 letters, digits, - and _, the first no sign")
-    return value
-
-
-def _grpc_url(value: str) -> str:
-    """Accepts http://host:port and https://host:port, without anything else."""
-    try:
-        url = urlsplit(value)
-        plain = url.hostname is not None and url.port != 0 and "@" not in url.netloc
-    except ValueError:  # of the port, or an IPv6 address without its end
-        plain = False
-    if not plain or url.scheme not in {"http", "https"} or url.path.strip("/") or url.query:
-        raise ValueError("expected http://host:port or https://host:port")
-    return value
-
-
-def _header_value(value: SecretStr) -> SecretStr:
-    """Accepts what an HTTP header may hold; gRPC would print any other when it refuses it."""
-    if not re.fullmatch(r"[!-~]*", value.get_secret_value()):
-        raise ValueError("expected printable ASCII without spaces or line ends")
-    return value
-
-
-def _proxy_url(value: str) -> str:
-    """Accepts http://host:port, with a user and a password before the host or without."""
-    try:
-        url = urlsplit(value)
-        plain = bool(url.hostname) and bool(url.port) and url.scheme == "http"
-    except ValueError:  # of the port, or an IPv6 address without its end
-        plain = False
-    if value and (not plain or url.path.strip("/") or url.query or url.fragment):
-        raise ValueError("expected http://host:port or http://user:password@host:port")
-    return value
-
-
-def _listed(value: object) -> object:
-    """Takes a text for a list: flags and variables have commas between what they list."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",")] if value.strip() else []
-    return value
-
-
-def _network(value: object) -> Network:
-    """Accepts a network such as 10.0.0.0/8; a number, which Python takes too, is a slip."""
-    return ip_network(str(value))
-
-
-def _ports(value: object) -> object:
-    """Accepts a port or several, as a text or a number."""
-    port_range(str(value))
-    return str(value)
-
-
-Hosts = Annotated[
-    tuple[Annotated[str, AfterValidator(host_pattern)], ...], BeforeValidator(_listed)
-]
-Networks = Annotated[
-    tuple[Annotated[Network, BeforeValidator(_network)], ...], BeforeValidator(_listed)
-]
-Ports = Annotated[
-    tuple[Annotated[str, BeforeValidator(_ports)], ...],
-    BeforeValidator(_listed),
-    Field(min_length=1),
-]
 
 
 class Group(BaseModel):
@@ -132,7 +53,7 @@ class FetchSettings(Group):
         default=("80", "443"),
         description="ports to fetch from, such as 443,8000-8099",
     )
-    proxy: Annotated[str, AfterValidator(_proxy_url)] = Field(
+    proxy: ProxyUrl = Field(
         default="",
         repr=False,  # it may hold a password
         description="http://host:port of a proxy that fetches everything; it then resolves names, "
@@ -224,7 +145,7 @@ class EncoderSettings(Group):
 class TritonSettings(Group):
     """The Triton server, if encoder.backend is triton."""
 
-    address: Annotated[str, AfterValidator(_host_and_port)] = Field(
+    address: HostAndPort = Field(
         default="127.0.0.1:8001", description="host:port of its gRPC service"
     )
     timeout_s: float = Field(
@@ -273,12 +194,12 @@ class QdrantSettings(Group):
     A collection that exists stays as it is.
     """
 
-    url: Annotated[str, AfterValidator(_grpc_url)] = Field(
+    url: GrpcUrl = Field(
         default="http://127.0.0.1:6334",
         repr=False,  # one that is refused may be so for the password in it
         description="http://host:port of its gRPC interface, https:// for TLS",
     )
-    api_key: Annotated[SecretStr, AfterValidator(_header_value)] = Field(
+    api_key: HeaderValue = Field(
         default=SecretStr(""),
         description="key that it asks for; better not as a flag, which other users can see",
     )
@@ -307,7 +228,7 @@ class QdrantSettings(Group):
 class Settings(Group):
     """The whole tree."""
 
-    address: Annotated[str, AfterValidator(_host_and_port)] = Field(
+    address: HostAndPort = Field(
         default="127.0.0.1:50051",
         description="host:port to listen on; port 0 takes a free one",
     )
@@ -318,7 +239,7 @@ class Settings(Group):
         default=DEMO_MODEL_DIR,
         description="model folder, as `make export-models` writes it; default: the demo model",
     )
-    collection: Annotated[str, AfterValidator(_collection_name)] = Field(
+    collection: CollectionName = Field(
         default="images",
         description="name of the default collection",
     )

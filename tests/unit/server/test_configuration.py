@@ -90,6 +90,7 @@ def test_a_proxy_that_is_none_is_refused_and_its_password_not_shown(url: str) ->
         (["--fetch-ports", "80,http"], {}, "--fetch-ports='http'"),
         (["--fetch-ports", ""], {}, "--fetch-ports=''"),
         (["--fetch-allow-cidrs", "10.0.0.1/8"], {}, "10.0.0.1/8 has host bits set"),
+        (["--fetch-allow-cidrs", "169.254.169.254/32"], {}, "nothing is fetched from there"),
         ([], {"CLIPSEARCH_FETCH_ALLOW_HOSTS": ","}, "CLIPSEARCH_FETCH_ALLOW_HOSTS=''"),
         ([], {"CLIPSEARCH_FETCH_ALLOW_HOSTS": "*"}, "CLIPSEARCH_FETCH_ALLOW_HOSTS='*'"),
         (["--fetch-timeout-s", "soon"], {}, "--fetch-timeout-s='soon'"),
