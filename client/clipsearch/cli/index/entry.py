@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, TypeAlias
 from urllib.parse import unquote_to_bytes
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from clipsearch import InvalidRequestError, Metadata, SearchError, SourceError
+from clipsearch import Metadata, SearchError
 from clipsearch.cli.output import human_bytes
 from clipsearch.cli.sources import URL, UnreadableError, check_file, check_size, explain, printable
 
@@ -21,6 +21,27 @@ from clipsearch.cli.sources import URL, UnreadableError, check_file, check_size,
 # by far from being sent: a message that is too large or too deep would end the whole stream.
 MAX_METADATA_BYTES = 2**18
 _MAX_METADATA_DEPTH = 16
+
+
+# What lies in the image or the entry itself: only another source would fare better. Everything else
+# can be mended outside of it, and is tried again: the server's policy (SOURCE_NOT_ALLOWED,
+# URL_PORT_NOT_ALLOWED, FETCH_DISABLED) or limit (IMAGE_TOO_LARGE), the URL's host (SOURCE_*), the
+# headers for it, the file (UNREADABLE), another row (ID_REPEATED).
+_FINAL_REASONS = frozenset(
+    {
+        "ENTRY_INVALID",  # this command's own: no message could carry it
+        "IMAGE_DECODE_FAILED",
+        "IMAGE_FORMAT_UNSUPPORTED",
+        "IMAGE_TOO_COMPLEX",
+        "IMAGE_UNDECODABLE",
+        "INVALID_FIELD",  # id, uri, metadata
+        "URL_MALFORMED",
+        "URL_SCHEME_NOT_ALLOWED",
+        "URL_USERINFO",
+    }
+)
+# Fields that the command line fills, and not the source.
+_COMMAND_FIELDS = ("fetch_headers", "collection")
 
 
 class FormatError(ValueError):
@@ -42,15 +63,15 @@ class Failure:
 
     @classmethod
     def of(cls, error: SearchError) -> Self:
-        is_final = isinstance(error, InvalidRequestError) or (
-            isinstance(error, SourceError) and not error.retryable
+        is_final = error.reason in _FINAL_REASONS and not any(
+            it.field.startswith(_COMMAND_FIELDS) for it in error.field_violations
         )
         return cls(error.code.name, error.reason, str(error), is_final)
 
 
 def unsent(reason: str, message: str) -> Failure:
     """Returns the failure of an image that cannot be sent as it is."""
-    return Failure("CLIENT", reason, message)
+    return Failure("CLIENT", reason, message, reason in _FINAL_REASONS)
 
 
 @dataclass(frozen=True, slots=True)

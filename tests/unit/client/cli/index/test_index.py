@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from typer.testing import CliRunner, Result
 
@@ -204,6 +205,63 @@ def test_failures_are_told_and_not_sent_again_if_that_cannot_help(
     assert result.exit_code == 0
     assert shelf.names == ["bad.png", "gone.png", "huge.png"]
     assert not beside(file, "failures.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("INVALID_ARGUMENT", "SOURCE_NOT_ALLOWED"),
+        ("INVALID_ARGUMENT", "URL_PORT_NOT_ALLOWED"),
+        ("INVALID_ARGUMENT", "FETCH_DISABLED"),
+        ("INVALID_ARGUMENT", "IMAGE_TOO_LARGE"),
+        ("FAILED_PRECONDITION", "SOURCE_HTTP_STATUS"),
+        ("FAILED_PRECONDITION", "SOURCE_TOO_MANY_REDIRECTS"),
+    ],
+)
+def test_what_can_be_mended_outside_of_the_source_is_sent_again(
+    code: str, reason: str, run: Run, shelf: Shelf, tmp_path: Path
+) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text("https://a.example/1\n")
+    status = make_status(grpc.StatusCode[code], "no", reason, retryable="false")
+    shelf.errors["https://a"] = status
+    assert run("index", str(file)).exit_code == 1
+    assert failures(file)[0]["retryable"] is True
+    shelf.errors.clear()
+    result = run("index", str(file))
+    assert first_line(result).startswith("1 added in ")
+    assert not beside(file, "failures.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("reason", "field", "is_final"),
+    [
+        ("IMAGE_FORMAT_UNSUPPORTED", "content", True),
+        ("IMAGE_UNDECODABLE", "content", True),
+        ("IMAGE_TOO_COMPLEX", "content", True),
+        ("IMAGE_DECODE_FAILED", "content", True),
+        ("URL_MALFORMED", "url", True),
+        ("URL_SCHEME_NOT_ALLOWED", "url", True),
+        ("URL_USERINFO", "url", True),
+        ("INVALID_FIELD", "metadata", True),
+        ("INVALID_FIELD", "fetch_headers", False),
+    ],
+)
+def test_what_lies_in_the_source_is_not_sent_again(
+    reason: str, field: str, is_final: bool, run: Run, shelf: Shelf, tmp_path: Path
+) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text("https://a.example/1\n")
+    violations = error_details_pb2.BadRequest()
+    violations.field_violations.add(field=field, description="no")
+    shelf.errors["https://a"] = make_status(
+        grpc.StatusCode.INVALID_ARGUMENT, "no", reason, violations
+    )
+    assert run("index", str(file)).exit_code == 1
+    shelf.sent.clear()
+    shelf.errors.clear()
+    assert run("index", str(file)).exit_code == is_final
+    assert shelf.names == ([] if is_final else ["https://a.example/1"])
 
 
 def test_a_file_that_has_more_than_it_says_does_not_end_the_stream(
