@@ -6,7 +6,7 @@ import json
 import os
 from array import array
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
@@ -88,7 +88,8 @@ class Journal:
 
     A line a record, appended and given to the operating system at once; the last line of a key
     counts. In memory are 64-bit hashes and the places of the lines, about 100 bytes an image.
-    Threads may share it. Every method may raise OSError.
+    Threads may share it. Every method may raise OSError. Leaving it removes a file without records,
+    which would only stand in the way of a run about something else.
     """
 
     def __init__(
@@ -123,7 +124,11 @@ class Journal:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        is_empty = not self._read_only and not len(self)
         self.close()
+        if is_empty:
+            with suppress(OSError):  # of a folder that is not ours to change
+                self.file.unlink()
 
     def close(self) -> None:
         if self._fd is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Event
 
 import typer
+from grpc import StatusCode
 
 from clipsearch import NotFoundError, SearchClient, ServerInfo
 from clipsearch.cli.index.entry import EntrySource
@@ -65,6 +66,7 @@ class Run:
         Raises JournalError, FormatError, OSError and SearchError.
         """
         info = client.server_info()
+        _check_collection(sending.collection, info)
         bound = _bind(binding, info)
         with Journal(self._places.journal, bound, restart=restart) as journal:
             if not self._is_to_be_trusted(client, journal, sending.collection):
@@ -136,7 +138,7 @@ class Run:
             if write_failures(places.failures, places.name or "", journal, is_wanted):
                 notes = [f"what failed:  {places.failures}", f"try it again: {again}"]
         finally:
-            if not is_complete:
+            if not is_complete and len(journal):
                 notes.append("stopped before the end; the same command goes on from here")
             self._report.show_summary(skipped=self._entries.skipped, notes=notes)
 
@@ -149,6 +151,14 @@ def _wanted(
     if retried is not None:
         return lambda key: hash64(key) in retried
     return journal.is_visited if is_complete else lambda key: True
+
+
+def _check_collection(name: str, info: ServerInfo) -> None:
+    """Raises NotFoundError, as the server would, before a journal is bound to a mistyped name."""
+    if name and name not in (it.name for it in info.collections):
+        raise NotFoundError(
+            StatusCode.NOT_FOUND, f"there is no collection named {name!r}", "COLLECTION_NOT_FOUND"
+        )
 
 
 def _bind(binding: Binding, info: ServerInfo) -> Binding:

@@ -88,7 +88,24 @@ def test_what_is_new_or_changed_is_sent(run: Run, shelf: Shelf, folder: Path) ->
     assert first_line(result).startswith("2 added, 1 unchanged, 2 stored already in ")
 
 
-def test_a_table_with_metadata_ids_and_headers(run: Run, shelf: Shelf, tmp_path: Path) -> None:
+@pytest.fixture
+def pets(service: ScriptedService, run: Run) -> str:
+    """The name of another collection, which the server has as well."""
+    collections = [pb.Collection(name="images", is_default=True), pb.Collection(name="pets")]
+    service.answer(
+        "GetServerInfo",
+        pb.GetServerInfoResponse(
+            model=pb.Model(fingerprint="abc"),
+            collections=collections,
+            limits=pb.Limits(max_image_bytes=10_000),
+        ),
+    )
+    return "pets"
+
+
+def test_a_table_with_metadata_ids_and_headers(
+    run: Run, shelf: Shelf, pets: str, tmp_path: Path
+) -> None:
     image_id = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
     (tmp_path / "1.png").write_text("picture")
     table = tmp_path / "table.csv"
@@ -98,7 +115,7 @@ def test_a_table_with_metadata_ids_and_headers(run: Run, shelf: Shelf, tmp_path:
     )
     result = run(
         *("index", str(table), "--header", "Authorization: Bearer s3cret", "--header", "X-A:1"),
-        *("--collection", "pets"),
+        *("--collection", pets),
     )
     assert result.exit_code == 0, result.stderr
     assert first_line(result).startswith("2 added, 1 duplicate in ")
@@ -450,17 +467,40 @@ def test_restart_forgets_the_journal(run: Run, shelf: Shelf, folder: Path) -> No
     assert first_line(result).startswith("5 stored already in ")
 
 
-def test_another_collection_wants_another_journal(run: Run, shelf: Shelf, folder: Path) -> None:
+def test_another_collection_wants_another_journal(
+    run: Run, shelf: Shelf, pets: str, folder: Path
+) -> None:
     run("index", str(folder))
-    result = run("index", str(folder), "--collection", "pets")
+    result = run("index", str(folder), "--collection", pets)
     assert result.exit_code == 2
     assert "is about the collection images, and not pets; --journal names another" in only_line(
         result
     )
-    other = folder.parent / "pets"
-    result = run("index", str(folder), "--collection", "pets", "--journal", str(other))
+    other = folder.parent / "other"
+    result = run("index", str(folder), "--collection", pets, "--journal", str(other))
     assert result.exit_code == 0
     assert other.exists()
+
+
+def test_a_mistyped_collection_leaves_nothing_behind(
+    run: Run, shelf: Shelf, pets: str, folder: Path
+) -> None:
+    result = run("index", str(folder), "--collection", "pest")
+    assert result.exit_code == 1
+    assert only_line(result) == "clipsearch: there is no collection named 'pest'"
+    assert "the same command" not in result.stdout
+    assert [path.name for path in folder.parent.iterdir()] == ["pictures"]
+    assert run("index", str(folder), "--collection", pets).exit_code == 0
+
+
+def test_a_run_that_stores_nothing_leaves_nothing_behind(
+    service: ScriptedService, run: Run, shelf: Shelf, folder: Path
+) -> None:
+    service.answer("AddImages", DOWN)
+    result = run("index", str(folder), "--wait", "0")
+    assert result.exit_code == 3
+    assert "the same command" not in result.stdout
+    assert [path.name for path in folder.parent.iterdir()] == ["pictures"]
 
 
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_sent(

@@ -110,6 +110,7 @@ def test_a_journal_is_about_one_thing(what: str, other: Binding, file: Path) -> 
         Journal(file, other)
     with Journal(file, other, restart=True) as journal:
         assert journal.recall("1.png") is None
+        journal.write(stored(1))
     with pytest.raises(JournalError):
         Journal(file, ABOUT)
 
@@ -131,8 +132,8 @@ def test_another_programs_file_is_left_alone(content: bytes, restart: bool, file
 
 
 def test_a_newer_journal_is_refused(file: Path) -> None:
-    with Journal(file, ABOUT):
-        pass
+    with Journal(file, ABOUT) as journal:
+        journal.write(stored(1))
     file.write_bytes(
         file.read_bytes().replace(b'"clipsearch_journal": 1', b'"clipsearch_journal": 2')
     )
@@ -147,6 +148,15 @@ def test_a_journal_is_one_commands(file: Path) -> None:
             Journal(file, ABOUT)
     with Journal(file, ABOUT) as journal:
         assert journal.recall("1.png") == stored(1)
+
+
+def test_a_journal_without_records_leaves_no_file(file: Path) -> None:
+    with Journal(file, ABOUT):
+        assert file.exists()
+        with Journal(file, ABOUT, read_only=True):
+            pass
+        assert file.exists()
+    assert not file.exists()
 
 
 def test_reading_needs_no_lock_and_makes_no_file(file: Path) -> None:
@@ -210,9 +220,9 @@ def test_a_hash_table_is_a_dict(pairs: list[tuple[int, int]]) -> None:
 
 
 def test_the_header_tells_people_what_it_is_about(file: Path) -> None:
-    with Journal(file, ABOUT):
-        pass
-    assert json.loads(file.read_text()) == {
+    with Journal(file, ABOUT) as journal:
+        journal.write(stored(1))
+    assert json.loads(file.read_text().partition("\n")[0]) == {
         "clipsearch_journal": 1,
         "source": "pictures",
         "server": "localhost:50051",
