@@ -243,7 +243,10 @@ def to_json(entry: Entry) -> dict[str, Any]:
 
 
 def from_json(facts: Mapping[str, Any]) -> Entry:
-    """Reads what ``to_json`` wrote. Raises ValueError if it is something else."""
+    """Reads what ``to_json`` wrote; of a broken entry that is its key alone, without the problem.
+
+    Raises ValueError if it is something else.
+    """
     key, metadata = facts.get("key"), facts.get("metadata", {})
     texts = {name: facts.get(name, "") for name in ("url", "path", "tar", "member", "id", "uri")}
     if not (
@@ -253,22 +256,18 @@ def from_json(facts: Mapping[str, Any]) -> Entry:
     ):
         raise ValueError("is no line of a failures file")
     origin: Origin | None = None
-    problem = None
     if texts["url"]:
         origin = Url(texts["url"])
     elif texts["path"]:
         origin = File(Path(texts["path"]))
     elif texts["tar"]:
         origin = Member(Path(texts["tar"]), texts["member"], 0, 0)
-    else:
-        problem = unsent("ENTRY_INVALID", "cannot be read; mend the source, and index it again")
     return Entry(
         key=key,
         origin=origin,
         id=texts["id"],
         uri=texts["uri"],
         metadata=metadata,
-        problem=problem,
     ).checked()
 
 

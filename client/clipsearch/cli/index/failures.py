@@ -61,6 +61,8 @@ class FailuresFile:
                 except (ValueError, KeyError, AttributeError, TypeError) as error:
                     raise FormatError(f"line {number} is not of a failures file") from error
                 facts.pop("source", None)
+                if entry.origin is None and entry.problem is None:  # nothing that could be sent
+                    entry = replace(entry, problem=failure)
                 yield entry, Record(key=entry.key, stamp="", failure=failure, entry=facts)
 
 

@@ -340,6 +340,20 @@ def test_retry_sends_what_failed_and_nothing_else(
     assert shelf.names == []
 
 
+def test_retry_keeps_the_reason_of_a_broken_row(run: Run, shelf: Shelf, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text(
+        "id,url\n7d444840-9dc0-11d1-b245-5ffdce74fad2,https://a.example/1\n5,https://a.example/2\n"
+    )
+    run("index", str(table))
+    (line,) = told = failures(table)
+    assert line["message"] == "the id '5' is not a UUID"
+    assert line["retryable"] is False
+    result = run("index", "--retry", str(beside(table, "failures.jsonl")))
+    assert "the id '5' is not a UUID" in result.stdout
+    assert failures(table) == told
+
+
 def test_retry_of_a_file_from_elsewhere(run: Run, shelf: Shelf, tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     line = {"key": "a", "url": "https://a.example", "code": "X", "reason": "Y", "message": "Z"}
