@@ -165,6 +165,21 @@ def test_copies_of_what_is_refused_are_refused(run: Run, shelf: Shelf, folder: P
     assert [it["key"] for it in failures(folder)] == ["a.png", "b.png"]
 
 
+@pytest.mark.parametrize("in_flight", ["1", "32"])
+def test_what_is_named_again_fares_like_the_first(
+    in_flight: str, run: Run, shelf: Shelf, tmp_path: Path
+) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text("bad.png\nbad.png\ngone.png\nok.png\ngone.png\nok.png\nbad.png\n")
+    (tmp_path / "bad.png").write_text("bad")
+    (tmp_path / "ok.png").write_text("ok")
+    result = run("index", str(file), "--max-in-flight", in_flight)
+    assert first_line(result).startswith("1 added, 1 duplicate, 5 refused in ")
+    result = run("index", str(file))
+    assert first_line(result).startswith("1 duplicate, 1 stored already, 5 refused in ")
+    assert "5 refused" in run("index", str(file), "--dry-run").stdout
+
+
 def test_an_id_stands_for_one_image(run: Run, shelf: Shelf, tmp_path: Path) -> None:
     image_id = "7d444840-9dc0-11d1-b245-5ffdce74fad2"
     table = tmp_path / "table.csv"
