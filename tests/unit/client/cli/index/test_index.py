@@ -133,6 +133,14 @@ def test_a_table_with_metadata_ids_and_headers(
         assert b"s3cret" not in file.read_bytes()
 
 
+def test_spaces_around_a_url_or_path_are_none_of_it(run: Run, shelf: Shelf, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_text("picture")
+    table = tmp_path / "table.csv"
+    table.write_text("title,url\na, https://a.example/1 \nb, 1.png\n")
+    assert run("index", str(table)).exit_code == 0
+    assert shelf.names == ["https://a.example/1", "1.png"]
+
+
 def test_rows_with_new_metadata_are_sent_again(run: Run, shelf: Shelf, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("url,title\nhttps://a.example/1,a\nhttps://a.example/2,b\n")
