@@ -141,6 +141,15 @@ def test_spaces_around_a_url_or_path_are_none_of_it(run: Run, shelf: Shelf, tmp_
     assert shelf.names == ["https://a.example/1", "1.png"]
 
 
+def test_coco_without_its_images_names_the_option(run: Run, shelf: Shelf, tmp_path: Path) -> None:
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps({"images": [{"id": 1, "file_name": "1.png"}]}))
+    assert run("index", str(file)).exit_code == 1
+    (line,) = failures(file)
+    assert line["reason"] == "UNREADABLE"
+    assert "--images-dir names the folder of the images" in line["message"]
+
+
 def test_rows_with_new_metadata_are_sent_again(run: Run, shelf: Shelf, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("url,title\nhttps://a.example/1,a\nhttps://a.example/2,b\n")
