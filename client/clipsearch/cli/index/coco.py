@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from clipsearch.cli.index.entry import Entry, File, FormatError, Origin, Url, bad_entry
+from clipsearch.cli.index.entry import Entry, File, FormatError, Origin, Url, bad_entry, unsent
 
 
 class Coco:
@@ -71,7 +71,11 @@ class Coco:
             metadata["captions"] = self._captions.get(image_id)
             metadata["categories"] = self._categories.get(image_id)
         kept = {name: value for name, value in metadata.items() if value is not None}
-        return Entry(key=key, origin=origin, metadata=kept).checked()
+        problem = None
+        if isinstance(origin, File) and not self._prefers_files and not origin.path.exists():
+            why = f"there is no {origin.path}; --images-dir names the folder of the images"
+            problem = unsent("UNREADABLE", why)
+        return Entry(key=key, origin=origin, metadata=kept, problem=problem).checked()
 
     def _origin(self, image: dict[str, Any]) -> tuple[str, Origin] | None:
         name = image.get("file_name")

@@ -48,6 +48,8 @@ class Columns:
     def entry(self, row: Mapping[str, Any], place: str) -> Entry:
         """Returns a row's entry; ``place`` names the row where nothing else does."""
         text = row.get(self._image)
+        if isinstance(text, str):
+            text = text.strip()
         if _is_empty(text):
             return bad_entry(place, f"{place} has nothing in the column {self._image}")
         if not isinstance(text, str):

@@ -20,10 +20,10 @@ def dry_run(
     """Reports for each entry whether it would be sent, and shows the summary."""
     with report.progress():
         for entry in source:
-            if not journal.visit(entry.key):
-                report.settle(entry, AddOutcome.DUPLICATE)
-                continue
+            is_new = journal.visit(entry.key)
             outcome, failure = _foresee(entry, journal, retries_refused=retries_refused)
+            if not is_new and failure is None:
+                outcome = AddOutcome.DUPLICATE
             report.settle(entry, outcome, failure=failure)
     report.show_summary(skipped=source.skipped, notes=[])
 

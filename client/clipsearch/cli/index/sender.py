@@ -93,6 +93,8 @@ class Sender:
         self._server_error: SearchError | None = None
         # By the id of an image under way: others with the same bytes, or of the same URL.
         self._copies: dict[str, list[Parcel]] = {}
+        # By the key of an image under way: what the source names another time.
+        self._repeats: dict[str, list[Parcel]] = {}
         self._trouble_since_s: float | None = None
         self._pause_s = _FIRST_PAUSE_S
 
@@ -126,9 +128,14 @@ class Sender:
             parcel = next(parcels, None)
             if parcel is None:
                 break
+            if parcel.outcome == AddOutcome.DUPLICATE:
+                self._settle_repeat(parcel)
+                continue
             if parcel.is_settled:
                 self._settle(parcel, parcel.outcome, parcel.failure)
-            elif not self._is_copy(parcel):
+                continue
+            self._repeats[parcel.entry.key] = []
+            if not self._is_copy(parcel):
                 self._copies[parcel.id] = []
                 yield self._item(parcel)
                 yield from self._suspect_items()
@@ -218,6 +225,19 @@ class Sender:
                 Record(key=entry.key, stamp=parcel.stamp, outcome=str(outcome), id=parcel.id)
             )
         self._report.settle(entry, str(outcome), failure=failure, image=image, is_sent=is_sent)
+        for repeat in self._repeats.pop(entry.key, []):
+            self._settle_repeat(repeat)
+
+    def _settle_repeat(self, parcel: Parcel) -> None:
+        """Gives what the source names another time the fate of the first, once that is known."""
+        key = parcel.entry.key
+        if key in self._repeats:
+            self._repeats[key].append(parcel)
+            return
+        first = self._journal.recall(key)
+        failure = None if first is None else first.failure
+        outcome = "" if failure is not None else AddOutcome.DUPLICATE
+        self._report.settle(parcel.entry, outcome, failure=failure)
 
     def _wait_for_server(self, error: SearchError) -> None:
         """Returns when the server answers again, or raises the error when that takes too long."""

@@ -133,6 +133,23 @@ def test_a_table_with_metadata_ids_and_headers(
         assert b"s3cret" not in file.read_bytes()
 
 
+def test_spaces_around_a_url_or_path_are_none_of_it(run: Run, shelf: Shelf, tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_text("picture")
+    table = tmp_path / "table.csv"
+    table.write_text("title,url\na, https://a.example/1 \nb, 1.png\n")
+    assert run("index", str(table)).exit_code == 0
+    assert shelf.names == ["https://a.example/1", "1.png"]
+
+
+def test_coco_without_its_images_names_the_option(run: Run, shelf: Shelf, tmp_path: Path) -> None:
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps({"images": [{"id": 1, "file_name": "1.png"}]}))
+    assert run("index", str(file)).exit_code == 1
+    (line,) = failures(file)
+    assert line["reason"] == "UNREADABLE"
+    assert "--images-dir names the folder of the images" in line["message"]
+
+
 def test_rows_with_new_metadata_are_sent_again(run: Run, shelf: Shelf, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("url,title\nhttps://a.example/1,a\nhttps://a.example/2,b\n")
@@ -163,6 +180,21 @@ def test_copies_of_what_is_refused_are_refused(run: Run, shelf: Shelf, folder: P
     assert result.exit_code == 1
     assert "5 added, 2 refused" in result.stdout
     assert [it["key"] for it in failures(folder)] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("in_flight", ["1", "32"])
+def test_what_is_named_again_fares_like_the_first(
+    in_flight: str, run: Run, shelf: Shelf, tmp_path: Path
+) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text("bad.png\nbad.png\ngone.png\nok.png\ngone.png\nok.png\nbad.png\n")
+    (tmp_path / "bad.png").write_text("bad")
+    (tmp_path / "ok.png").write_text("ok")
+    result = run("index", str(file), "--max-in-flight", in_flight)
+    assert first_line(result).startswith("1 added, 1 duplicate, 5 refused in ")
+    result = run("index", str(file))
+    assert first_line(result).startswith("1 duplicate, 1 stored already, 5 refused in ")
+    assert "5 refused" in run("index", str(file), "--dry-run").stdout
 
 
 def test_an_id_stands_for_one_image(run: Run, shelf: Shelf, tmp_path: Path) -> None:

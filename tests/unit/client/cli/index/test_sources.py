@@ -301,6 +301,7 @@ COCO = {
 
 def test_coco(tmp_path: Path) -> None:
     file = written(tmp_path / "captions.json", json.dumps(COCO))
+    (tmp_path / "3.jpg").touch()
     source = opened(file)
     assert source.count() == 5
     entries = list(source)
