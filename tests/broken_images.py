@@ -78,7 +78,7 @@ def bombs() -> dict[str, tuple[bytes, str]]:
         "pixels, WEBP": (_webp_canvas(16_383), "IMAGE_TOO_LARGE"),
         "pixels, JPEG": (_jpeg_of_size(65_535, 65_535), "IMAGE_TOO_LARGE"),
         "scans": (_scans(2_000), "IMAGE_TOO_COMPLEX"),
-        "scans as many as are taken, of many pixels": (_scans(90, 5_000), "IMAGE_DECODE_FAILED"),
+        "scans as many as are taken, of many pixels": (_scans(90, 7_000), "IMAGE_DECODE_FAILED"),
         "pixels as many as are taken": (
             png(_header(7_000, 7_000), _data(bytes(7_000 * 21_001))),
             "",

@@ -35,8 +35,8 @@ def test_each_is_taken_or_refused_and_its_neighbours_succeed(tmp_path: Path) -> 
     expected = {name: reason for name, (_, reason) in bombs().items()}
     results: dict[str, str] = {}
     with (
-        # Enough for every good one, if slowed by others, and saves the test waiting for the bad one.
-        ServerProcess("--data-dir", str(tmp_path), "--image-decode-cpu-s", "3") as server,
+        # More than twice what the costliest good one takes, and half of what the bad one would.
+        ServerProcess("--data-dir", str(tmp_path), "--image-decode-cpu-s", "1.5") as server,
         SearchClient(server.address) as client,
     ):
         for result in client.add_images(items(), max_in_flight=32):
