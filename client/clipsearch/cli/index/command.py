@@ -46,7 +46,11 @@ def index(
     ] = None,
     format: Annotated[
         Format | None,
-        typer.Option(help="The kind of the source.", show_default="by its name and content"),
+        typer.Option(
+            metavar="KIND",
+            help=f"The kind of the source: {', '.join(Format)}.",
+            show_default="by its name and content",
+        ),
     ] = None,
     image_column: Annotated[
         str | None,
@@ -88,7 +92,7 @@ def index(
         typer.Option(
             metavar="FILE",
             help="Where to note what is stored.",
-            show_default=f"SOURCE{JOURNAL_SUFFIX}",
+            show_default="beside the source",
         ),
     ] = None,
     failures: Annotated[
@@ -96,7 +100,7 @@ def index(
         typer.Option(
             metavar="FILE",
             help="Where to write what has failed.",
-            show_default=f"SOURCE{FAILURES_SUFFIX}",
+            show_default="beside the source",
         ),
     ] = None,
     restart: Annotated[
