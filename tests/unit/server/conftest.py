@@ -24,6 +24,7 @@ from clipsearch_server.ports import ImageDecoder
 from clipsearch_server.rpc.interceptors import CallInterceptor
 from clipsearch_server.rpc.servicer import ImageSearchServicer, ServiceOptions
 from clipsearch_server.text import Tokenizer
+from fake_qdrant import FakeQdrant
 from fakes import FakeEncoder, FakeFetcher, FakeIndex, InProcessDecoder
 
 SIZE_PX = 8
@@ -47,6 +48,14 @@ def encoder() -> FakeEncoder:
 @pytest.fixture
 def index() -> FakeIndex:
     return FakeIndex()
+
+
+@pytest_asyncio.fixture
+async def qdrant() -> AsyncIterator[FakeQdrant]:
+    fake = FakeQdrant()
+    await fake.start()
+    yield fake
+    await fake.stop()
 
 
 @pytest.fixture

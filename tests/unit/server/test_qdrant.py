@@ -33,14 +33,6 @@ writing = pytest.mark.parametrize(("call", "method"), ALL[6:], ids=["upsert", "d
 
 
 @pytest_asyncio.fixture
-async def qdrant() -> AsyncIterator[FakeQdrant]:
-    fake = FakeQdrant()
-    await fake.start()
-    yield fake
-    await fake.stop()
-
-
-@pytest_asyncio.fixture
 async def index(qdrant: FakeQdrant) -> AsyncIterator[QdrantIndex]:
     async with an_index(qdrant) as index:
         yield index

@@ -20,14 +20,6 @@ CODES = grpc.StatusCode
 
 
 @pytest_asyncio.fixture
-async def qdrant() -> AsyncIterator[FakeQdrant]:
-    fake = FakeQdrant()
-    await fake.start()
-    yield fake
-    await fake.stop()
-
-
-@pytest_asyncio.fixture
 async def index(qdrant: FakeQdrant) -> AsyncIterator[QdrantIndex]:
     async with an_index(qdrant) as index:
         yield index
