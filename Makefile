@@ -18,7 +18,7 @@ TRITON_WHEEL := nvidia-pytriton==0.7.0
 TRITON_MODEL := $(if $(filter command line environment,$(origin MODEL)),$(MODEL),demo)
 TRITON_MODELS := build/triton/$(subst /,--,$(TRITON_MODEL))
 PIP := -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-PROTOC := -m grpc_tools.protoc -I proto -I proto/third_party clipsearch/v1/image_search.proto
+PROTOC := -m grpc_tools.protoc -I proto -I proto/third_party clipsearch/v1/filter.proto clipsearch/v1/image_search.proto
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve triton test check format proto export-models train-demo lock clean

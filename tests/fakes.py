@@ -18,8 +18,9 @@ from clipsearch_server.ports import (
     EmbeddedPage,
     Embeddings,
     ImagePage,
+    NearestQuery,
     Pixels,
-    ScoredImage,
+    ScoredId,
     StoredImage,
     TokenIds,
 )
@@ -137,23 +138,14 @@ class FakeIndex:
         }
 
     async def search(
-        self,
-        embedding: NDArray[np.float32],
-        *,
-        limit: int,
-        offset: int = 0,
-        score_threshold: float | None = None,
-    ) -> builtins.list[ScoredImage]:
+        self, queries: Sequence[NearestQuery]
+    ) -> builtins.list[builtins.list[ScoredId]]:
         await self.health()
-        if embedding.shape != (self._embedding_dim,) or not np.isfinite(embedding).all():
-            raise ValueError(f"not a finite embedding of {self._embedding_dim} dimensions")
-        hits = [
-            ScoredImage(image, float(stored @ embedding)) for image, stored in self._stored.values()
-        ]
-        if score_threshold is not None:
-            hits = [hit for hit in hits if hit.score >= score_threshold]
-        hits.sort(key=lambda hit: -hit.score)
-        return hits[offset : offset + limit]
+        return [self._nearest(query) for query in queries]
+
+    async def get_embeddings(self, ids: Sequence[UUID]) -> dict[UUID, NDArray[np.float32]]:
+        await self.health()
+        return {image_id: self._stored[image_id][1] for image_id in ids if image_id in self._stored}
 
     async def get(self, ids: Sequence[UUID]) -> builtins.list[StoredImage]:
         await self.health()
@@ -187,6 +179,21 @@ class FakeIndex:
     async def health(self) -> None:
         if self.fail_with is not None:
             raise self.fail_with
+
+    def _nearest(self, query: NearestQuery) -> builtins.list[ScoredId]:
+        if (
+            query.embedding.shape != (self._embedding_dim,)
+            or not np.isfinite(query.embedding).all()
+        ):
+            raise ValueError(f"not a finite embedding of {self._embedding_dim} dimensions")
+        hits = [
+            ScoredId(image.id, float(stored @ query.embedding))
+            for image, stored in self._stored.values()
+            if image.id not in query.exclude
+        ]
+        if query.score_threshold is not None:
+            hits = [hit for hit in hits if hit.score >= query.score_threshold]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.id))[: query.limit]
 
     def _by_id(self) -> builtins.list[StoredImage]:
         return [self._stored[image_id][0] for image_id in sorted(self._stored)]

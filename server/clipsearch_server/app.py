@@ -24,6 +24,7 @@ from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
 from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
+from clipsearch_server.catalog import Catalog
 from clipsearch_server.decoding.pool import WorkerPool
 from clipsearch_server.encoders.batching import BatchingEncoder
 from clipsearch_server.engine import SearchEngine
@@ -35,7 +36,8 @@ from clipsearch_server.ports import Encoder, ImageIndex
 from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.health import HealthReporter
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor
-from clipsearch_server.rpc.servicer import ImageSearchServicer, ServiceOptions
+from clipsearch_server.rpc.options import ServiceOptions
+from clipsearch_server.rpc.servicer import ImageSearchServicer
 from clipsearch_server.settings import Settings
 from clipsearch_server.text import Tokenizer
 
@@ -129,8 +131,9 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             tokenizer=tokenizer,
             executor=executor,
         )
+        catalog = Catalog(settings.collection, engine)
         health = HealthReporter({"encoder": encoder.health, "index": index.health})
-        server, address = _server(settings, engine, memory, _info(settings, model.card), health)
+        server, address = _server(settings, catalog, memory, _info(settings, model.card), health)
         await health.check()
         await server.start()
         stack.push_async_callback(server.stop, 0)
@@ -240,7 +243,7 @@ async def _open_index(stack: AsyncExitStack, settings: Settings, card: ModelCard
 
 def _server(
     settings: Settings,
-    engine: SearchEngine,
+    catalog: Catalog,
     memory: Budget,
     info: pb.GetServerInfoResponse,
     health: HealthReporter,
@@ -269,7 +272,7 @@ def _server(
         memory=memory,
         info=info,
     )
-    add_ImageSearchServiceServicer_to_server(ImageSearchServicer(engine, options), server)
+    add_ImageSearchServiceServicer_to_server(ImageSearchServicer(catalog, options), server)
     add_HealthServicer_to_server(health, server)
     health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
     reflection.enable_server_reflection(

@@ -17,13 +17,14 @@ from uuid import UUID
 
 from clipsearch_server.adding import AddedImage, ImageAdder, NewImage
 from clipsearch_server.errors import ImageNotFound
+from clipsearch_server.paging import window
 from clipsearch_server.ports import (
     EmbeddedPage,
     Embeddings,
     Encoder,
     ImageIndex,
     ImagePage,
-    ScoredImage,
+    NearestQuery,
     StoredImage,
 )
 from clipsearch_server.text import Tokenizer
@@ -35,6 +36,14 @@ _INLINE_TEXT_CHARS = 256
 
 # On a page of an export: what is read, and held in memory, at a time.
 _EXPORT_PAGE_SIZE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredImage:
+    """An image found, with the cosine similarity of its embedding and the query's: -1 to 1."""
+
+    image: StoredImage
+    score: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +109,20 @@ class SearchEngine:
         with stages.stage("embed"):
             embeddings = await self._encoder.encode_text(tokenised.token_ids[None])
         with stages.stage("search"):
-            # One more than asked for tells whether there is a next page.
-            hits = await self._index.search(
-                embeddings[0], limit=limit + 1, offset=offset, score_threshold=score_threshold
+            query = NearestQuery(
+                embedding=embeddings[0],
+                limit=window(offset, limit + 1),
+                score_threshold=score_threshold,
             )
+            (ranking,) = await self._index.search([query])
+            # One more than asked for tells whether there is a next page.
+            page = ranking[offset : offset + limit + 1]
+            images = {image.id: image for image in await self._index.get([it.id for it in page])}
+        # What was deleted between the two calls is left out.
+        hits = [ScoredImage(images[it.id], it.score) for it in page if it.id in images]
         return TextHits(
             hits=hits[:limit],
-            has_more=len(hits) > limit,
+            has_more=len(page) > limit,
             token_count=len(tokenised.token_ids),
             text_truncated=tokenised.truncated,
             stages=stages,

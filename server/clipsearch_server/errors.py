@@ -8,6 +8,9 @@
   + NotFound                  there is no such image or collection
     - ImageNotFound
     - CollectionNotFound
+  + CollectionExists          a collection or an alias has the name already
+  + CollectionInUse           the collection cannot be deleted, or the alias be removed, as it is
+  + TooManyCollections        there are as many as the settings allow
   + ModelMismatch             the collection was filled by another model
   + Overloaded                too much is in flight; later is better
   + StorageFull               the disk or its quota is full
@@ -122,6 +125,27 @@ class CollectionNotFound(NotFound):
         # A name may be as long as a message, and what travels with a status may not.
         shown = name if len(name) <= 64 else name[:64] + "..."
         super().__init__(shown, f"there is no collection named {shown!r}")
+
+
+class CollectionExists(ClipsearchError):
+    """A collection or an alias has the name already."""
+
+    reason = "COLLECTION_EXISTS"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is a collection or an alias named {name!r} already", name=name)
+
+
+class CollectionInUse(ClipsearchError):
+    """The collection is the default one or has an alias, or the alias is the default."""
+
+    reason = "COLLECTION_IN_USE"
+
+
+class TooManyCollections(ClipsearchError):
+    """There are as many collections as the settings allow."""
+
+    reason = "TOO_MANY_COLLECTIONS"
 
 
 class ModelMismatch(ClipsearchError):

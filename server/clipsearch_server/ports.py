@@ -1,4 +1,4 @@
-"""What the engine needs from the world: four ports, and the data that crosses them.
+"""What the engine needs from the world: five ports, and the data that crosses them.
 
 An adapter implements one port, is built from plain values, and is an async context manager. All
 methods are safe to call concurrently from one event loop and never block it. ``tests/contract``
@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Protocol, TypeAlias
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipsearch_server.filters import Filter
+
 TokenIds: TypeAlias = NDArray[np.int64]  # (n, t): one text a row, padded with the model's pad id
 Pixels: TypeAlias = NDArray[np.uint8]  # (n, 3, h, w): upright RGB, reduced to the model's size
 Embeddings: TypeAlias = NDArray[np.float32]  # (n, d): each row finite and of L2 norm 1
+Embedding: TypeAlias = NDArray[np.float32]  # (d,), likewise
 JsonValue: TypeAlias = (
     "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 )
@@ -53,11 +57,24 @@ class DecodedImage:
     height_px: int
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredImage:
-    """An image found, with the cosine similarity of its embedding and the query's: -1 to 1."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NearestQuery:
+    """A search for the images nearest to an embedding."""
 
-    image: StoredImage
+    embedding: Embedding
+    limit: int  # hits at most
+    score_threshold: float | None = None  # an image that scores less is no hit
+    filter: Filter | None = None  # an image that does not pass is no hit
+    exclude: tuple[UUID, ...] = ()  # no hits either
+    exact: bool = False  # go through all images, so that none is missed
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredId:
+    """The id of an image found, with the cosine similarity of its embedding and the query's: -1 to
+    1, a float32."""
+
+    id: UUID
     score: float
 
 
@@ -105,6 +122,89 @@ class Encoder(Protocol):
         ...
 
 
+class FieldType(Enum):
+    """The type of the values of a field that has an index."""
+
+    KEYWORD = "keyword"  # strings
+    NUMBER = "number"
+    BOOL = "bool"
+    TIME = "time"  # RFC 3339
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedField:
+    """A field of the metadata that has an index, so that filters on it are fast."""
+
+    field: str  # "metadata." and a path, as in `filters`
+    type: FieldType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectionSpec:
+    """What a collection is made of. The model never changes."""
+
+    model_id: str
+    fingerprint: str  # of the model whose embeddings it holds
+    embedding_dim: int
+    prompt_templates: tuple[str, ...] = ()  # none: texts are embedded as they are
+    indexed_fields: tuple[IndexedField, ...] = ()
+
+
+class IndexStore(Protocol):
+    """Named collections, each an ImageIndex, and other names for them.
+
+    A name is a collection's or an alias, never both. Raises, besides what is said, what ImageIndex
+    does. Others may change what a remote store holds at any time.
+    """
+
+    @property
+    def description(self) -> str:
+        """What stores the embeddings, with its version: for people."""
+        ...
+
+    async def collections(self) -> Mapping[str, CollectionSpec]:
+        """Returns all collections that this service made, by name."""
+        ...
+
+    async def aliases(self) -> Mapping[str, str]:
+        """Returns the collection that each alias stands for."""
+        ...
+
+    async def open(self, name: str) -> ImageIndex:
+        """Returns the index of a collection; the same one each time, until it is deleted or the
+        store is closed, which closes it. Raises CollectionNotFound."""
+        ...
+
+    async def create(self, name: str, spec: CollectionSpec) -> None:
+        """Creates an empty collection. Raises CollectionExists if a collection or an alias has the
+        name."""
+        ...
+
+    async def update(self, name: str, spec: CollectionSpec) -> None:
+        """Changes a collection's prompt templates, and adds indexes on fields that have none;
+        returns when these are complete. Raises CollectionNotFound."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Deletes a collection and what is in it, once the calls under way are through. Raises
+        CollectionNotFound, CollectionInUse if an alias stands for it."""
+        ...
+
+    async def set_alias(self, alias: str, collection: str) -> None:
+        """Lets an alias stand for a collection, in place of the one before, in one step that is
+        durable when this returns. Raises CollectionNotFound, CollectionExists if a collection has
+        the alias's name."""
+        ...
+
+    async def delete_alias(self, alias: str) -> None:
+        """Removes an alias. Raises CollectionNotFound if there is none."""
+        ...
+
+    async def health(self) -> None:
+        """Returns if the store can work now; raises IndexUnavailable if not."""
+        ...
+
+
 class ImageIndex(Protocol):
     """One collection of images with their embeddings.
 
@@ -125,17 +225,15 @@ class ImageIndex(Protocol):
         not (len(images), d) or not finite."""
         ...
 
-    async def search(
-        self,
-        embedding: NDArray[np.float32],  # (d,)
-        *,
-        limit: int,
-        offset: int = 0,
-        score_threshold: float | None = None,
-    ) -> list[ScoredImage]:
-        """Returns the images nearest to an embedding, best first: those at ranks offset to
-        offset + limit, without those whose score is below the threshold. Raises ValueError if the
-        embedding is not (d,) or not finite."""
+    async def search(self, queries: Sequence[NearestQuery]) -> list[list[ScoredId]]:
+        """Answers n >= 1 queries together, which is cheaper than one by one: the hits of each, best
+        first, of equal scores the lower id. Raises ValueError if an embedding is not (d,) or not
+        finite."""
+        ...
+
+    async def get_embeddings(self, ids: Sequence[UUID]) -> dict[UUID, Embedding]:
+        """Returns the embeddings, each (d,), of the images with these ids; unknown ids are left
+        out."""
         ...
 
     async def get(self, ids: Sequence[UUID]) -> list[StoredImage]:

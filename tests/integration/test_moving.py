@@ -19,6 +19,7 @@ from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
 from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
+from clipsearch_server.catalog import Catalog
 from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.indexes.qdrant.collection import CollectionLayout
@@ -27,7 +28,8 @@ from clipsearch_server.model import ModelFolder, open_model_folder
 from clipsearch_server.ports import DecodedImage
 from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.interceptors import CallInterceptor
-from clipsearch_server.rpc.servicer import ImageSearchServicer, ServiceOptions
+from clipsearch_server.rpc.options import ServiceOptions
+from clipsearch_server.rpc.servicer import ImageSearchServicer
 from clipsearch_server.settings import DEMO_MODEL_DIR
 from clipsearch_server.testing import ServerProcess
 from clipsearch_server.text import Tokenizer
@@ -91,7 +93,9 @@ async def on_qdrant(model: ModelFolder) -> AsyncIterator[str]:
         server = grpc.aio.server(
             interceptors=[CallInterceptor(max_in_flight=100, default_deadline_s=60)]
         )
-        add_ImageSearchServiceServicer_to_server(ImageSearchServicer(engine, options), server)
+        add_ImageSearchServiceServicer_to_server(
+            ImageSearchServicer(Catalog("images", engine), options), server
+        )
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:

@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from clipsearch.v1 import filter_pb2 as _filter_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -21,6 +22,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _FieldType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FieldTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FieldType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FIELD_TYPE_UNSPECIFIED: _FieldType.ValueType  # 0
+    """Never returned."""
+    FIELD_TYPE_KEYWORD: _FieldType.ValueType  # 1
+    """Strings, matched whole or by their start."""
+    FIELD_TYPE_NUMBER: _FieldType.ValueType  # 2
+    """Numbers, whole or not."""
+    FIELD_TYPE_BOOL: _FieldType.ValueType  # 3
+    """Truth values."""
+    FIELD_TYPE_TIME: _FieldType.ValueType  # 4
+    """Times in the form of RFC 3339."""
+
+class FieldType(_FieldType, metaclass=_FieldTypeEnumTypeWrapper):
+    """The type of a field's values."""
+
+FIELD_TYPE_UNSPECIFIED: FieldType.ValueType  # 0
+"""Never returned."""
+FIELD_TYPE_KEYWORD: FieldType.ValueType  # 1
+"""Strings, matched whole or by their start."""
+FIELD_TYPE_NUMBER: FieldType.ValueType  # 2
+"""Numbers, whole or not."""
+FIELD_TYPE_BOOL: FieldType.ValueType  # 3
+"""Truth values."""
+FIELD_TYPE_TIME: FieldType.ValueType  # 4
+"""Times in the form of RFC 3339."""
+Global___FieldType: _TypeAlias = FieldType  # noqa: Y015
 
 class _AddOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -168,6 +201,7 @@ class AddImageRequest(_message.Message):
     COLLECTION_FIELD_NUMBER: _builtins.int
     FETCH_HEADERS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """An http or https URL, which the server fetches; at most 2,048 bytes of printable ASCII. Returns
     INVALID_ARGUMENT if the URL is malformed or its address is not allowed, and FAILED_PRECONDITION
@@ -208,6 +242,13 @@ class AddImageRequest(_message.Message):
         url.
         """
 
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the image was first stored, for one that is moved from another collection or server. Returns
+        INVALID_ARGUMENT if it is in the future or before the year 1970. Default: now, or the time that is
+        stored already under the id.
+        """
+
     def __init__(
         self,
         *,
@@ -219,10 +260,11 @@ class AddImageRequest(_message.Message):
         collection: _builtins.str = ...,
         fetch_headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         request_id: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "metadata", b"metadata", "source", b"source", "url", b"url"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "create_time", b"create_time", "metadata", b"metadata", "source", b"source", "url", b"url"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "content", b"content", "fetch_headers", b"fetch_headers", "id", b"id", "metadata", b"metadata", "request_id", b"request_id", "source", b"source", "uri", b"uri", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "content", b"content", "create_time", b"create_time", "fetch_headers", b"fetch_headers", "id", b"id", "metadata", b"metadata", "request_id", b"request_id", "source", b"source", "uri", b"uri", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["url", "content"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -341,6 +383,9 @@ class QueryTextRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
     COLLECTION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    RANKING_FIELD_NUMBER: _builtins.int
+    PROMPT_TEMPLATES_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The description, in a natural language that the model was trained on; at most 65,536 bytes.
     Required: returns INVALID_ARGUMENT if it is empty or white space. A text longer than the model's
@@ -352,8 +397,8 @@ class QueryTextRequest(_message.Message):
     """
     page_token: _builtins.str
     """The `next_page_token` of an earlier response, to go on where that ended. Every other field except
-    `limit` must be as it was then: returns INVALID_ARGUMENT if not. While nothing is added or deleted,
-    each of the first 128 hits is on one page; about ranks 128 and 1,024 a hit may repeat or be missing.
+    `limit` must be as it was then: returns INVALID_ARGUMENT if not. No hit that stays in the collection
+    repeats or is missing, whatever is added or deleted meanwhile, as far as the index's search is exact.
     """
     score_threshold: _builtins.float
     """The score below which an image is not a hit, from -1 to 1. Default: no threshold. Returns
@@ -361,8 +406,22 @@ class QueryTextRequest(_message.Message):
     """
     collection: _builtins.str
     """The collection to search. Default: the server's default collection. Returns NOT_FOUND if there is no
-    such collection.
+    such collection, and FAILED_PRECONDITION if the server does not run its model.
     """
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Which images may be hits. Default: all."""
+
+    @_builtins.property
+    def ranking(self) -> Global___Ranking:
+        """How hits are chosen from the images that are most like the query."""
+
+    @_builtins.property
+    def prompt_templates(self) -> Global___PromptTemplates:
+        """What texts are put into before they are embedded. Default: the collection's templates; without any
+        templates in it, none.
+        """
+
     def __init__(
         self,
         *,
@@ -371,10 +430,13 @@ class QueryTextRequest(_message.Message):
         page_token: _builtins.str = ...,
         score_threshold: _builtins.float | None = ...,
         collection: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        ranking: Global___Ranking | None = ...,
+        prompt_templates: Global___PromptTemplates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold", "score_threshold", b"score_threshold"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold", "filter", b"filter", "prompt_templates", b"prompt_templates", "ranking", b"ranking", "score_threshold", b"score_threshold"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold", "collection", b"collection", "limit", b"limit", "page_token", b"page_token", "score_threshold", b"score_threshold", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold", "collection", b"collection", "filter", b"filter", "limit", b"limit", "page_token", b"page_token", "prompt_templates", b"prompt_templates", "ranking", b"ranking", "score_threshold", b"score_threshold", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
     _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
@@ -392,15 +454,24 @@ class QueryTextResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     TOKEN_COUNT_FIELD_NUMBER: _builtins.int
     TEXT_TRUNCATED_FIELD_NUMBER: _builtins.int
+    CUT_OFF_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """The token for the next page. Empty if there are no more hits, and after the first 10,000."""
+    """The token for the next page. Empty if there are no more hits, and after the first 10,000; with
+    `collapse` or `diversity`, after the first 1,000.
+    """
     token_count: _builtins.int
-    """The number of tokens that were embedded, the start and end tokens included."""
+    """The number of tokens that were embedded, the start and end tokens included; of the longest prompt, if
+    there are several.
+    """
     text_truncated: _builtins.bool
-    """Whether the text was longer than the model's token limit and was cut."""
+    """Whether the text, or a prompt with it, was longer than the model's token limit and was cut."""
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """The hits, best first."""
+
+    @_builtins.property
+    def cut_off(self) -> Global___CutOff:
+        """What `auto_cut` found. Unset if it was not asked for."""
 
     def __init__(
         self,
@@ -409,14 +480,626 @@ class QueryTextResponse(_message.Message):
         next_page_token: _builtins.str = ...,
         token_count: _builtins.int = ...,
         text_truncated: _builtins.bool = ...,
+        cut_off: Global___CutOff | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cut_off", b"cut_off"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hits", b"hits", "next_page_token", b"next_page_token", "text_truncated", b"text_truncated", "token_count", b"token_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut_off", b"cut_off", "hits", b"hits", "next_page_token", b"next_page_token", "text_truncated", b"text_truncated", "token_count", b"token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueryTextResponse: _TypeAlias = QueryTextResponse  # noqa: Y015
+
+@_typing.final
+class QueryTextsRequest(_message.Message):
+    """A request to find the images that each of many texts describes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    RANKING_FIELD_NUMBER: _builtins.int
+    PROMPT_TEMPLATES_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """The number of hits of each text to return at most. Default: the server's setting, 5 unless changed.
+    Returns INVALID_ARGUMENT if it is negative; a number above 1,000 is coerced to 1,000, and further so that
+    there are 10,000 hits in all at most.
+    """
+    score_threshold: _builtins.float
+    """The score below which an image is not a hit, from -1 to 1. Default: no threshold. Returns
+    INVALID_ARGUMENT if it is out of range or not a number.
+    """
+    collection: _builtins.str
+    """The collection to search. Default: the server's default collection. Returns NOT_FOUND if there is no
+    such collection, and FAILED_PRECONDITION if the server does not run its model.
+    """
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The descriptions: 1 to 256, each as in QueryTextRequest."""
+
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Which images may be hits. Default: all."""
+
+    @_builtins.property
+    def ranking(self) -> Global___Ranking:
+        """How hits are chosen from the images that are most like the query."""
+
+    @_builtins.property
+    def prompt_templates(self) -> Global___PromptTemplates:
+        """What texts are put into before they are embedded. Default: the collection's templates; without any
+        templates in it, none.
+        """
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        limit: _builtins.int = ...,
+        score_threshold: _builtins.float | None = ...,
+        collection: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        ranking: Global___Ranking | None = ...,
+        prompt_templates: Global___PromptTemplates | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold", "filter", b"filter", "prompt_templates", b"prompt_templates", "ranking", b"ranking", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold", "collection", b"collection", "filter", b"filter", "limit", b"limit", "prompt_templates", b"prompt_templates", "ranking", b"ranking", "score_threshold", b"score_threshold", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_threshold) -> _WhichOneofReturnType__score_threshold | None: ...
+
+Global___QueryTextsRequest: _TypeAlias = QueryTextsRequest  # noqa: Y015
+
+@_typing.final
+class QueryTextsResponse(_message.Message):
+    """The images found by each of many texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryTextsResult]:
+        """One result a text, in the order of the texts."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___QueryTextsResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryTextsResponse: _TypeAlias = QueryTextsResponse  # noqa: Y015
+
+@_typing.final
+class QueryTextsResult(_message.Message):
+    """The images found by one of many texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def response(self) -> Global___QueryTextResponse:
+        """The hits: the response that QueryText would have given; its `next_page_token` is for QueryText."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """The text was not searched for, for this reason: the status that QueryText would have returned, with
+        the same details.
+        """
+
+    def __init__(
+        self,
+        *,
+        response: Global___QueryTextResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "response", b"response", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___QueryTextsResult: _TypeAlias = QueryTextsResult  # noqa: Y015
+
+@_typing.final
+class QueryImageRequest(_message.Message):
+    """A request to find the images that look like an image."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FetchHeadersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    RANKING_FIELD_NUMBER: _builtins.int
+    FETCH_HEADERS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The id of a stored image of the collection, which is itself no hit."""
+    url: _builtins.str
+    """An http or https URL, which the server fetches; as in AddImageRequest."""
+    content: _builtins.bytes
+    """The encoded image; as in AddImageRequest."""
+    limit: _builtins.int
+    """The number of hits to return at most. Default: the server's setting, 5 unless changed. Returns
+    INVALID_ARGUMENT if it is negative; a number above 1,000 is coerced to 1,000.
+    """
+    page_token: _builtins.str
+    """The `next_page_token` of an earlier response, to go on where that ended. Every other field except
+    `limit` must be as it was then: returns INVALID_ARGUMENT if not. No hit that stays in the collection
+    repeats or is missing, whatever is added or deleted meanwhile, as far as the index's search is exact.
+    """
+    score_threshold: _builtins.float
+    """The score below which an image is not a hit, from -1 to 1. Default: no threshold. Returns
+    INVALID_ARGUMENT if it is out of range or not a number.
+    """
+    collection: _builtins.str
+    """The collection to search. Default: the server's default collection. Returns NOT_FOUND if there is no
+    such collection, and FAILED_PRECONDITION if the server does not run its model.
+    """
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Which images may be hits. Default: all."""
+
+    @_builtins.property
+    def ranking(self) -> Global___Ranking:
+        """How hits are chosen from the images that are most like the query."""
+
+    @_builtins.property
+    def fetch_headers(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """HTTP headers to send when the url is fetched; as in AddImageRequest."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        url: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+        limit: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        score_threshold: _builtins.float | None = ...,
+        collection: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        ranking: Global___Ranking | None = ...,
+        fetch_headers: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold", "content", b"content", "filter", b"filter", "id", b"id", "ranking", b"ranking", "score_threshold", b"score_threshold", "source", b"source", "url", b"url"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold", "collection", b"collection", "content", b"content", "fetch_headers", b"fetch_headers", "filter", b"filter", "id", b"id", "limit", b"limit", "page_token", b"page_token", "ranking", b"ranking", "score_threshold", b"score_threshold", "source", b"source", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["id", "url", "content"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_threshold) -> _WhichOneofReturnType__score_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___QueryImageRequest: _TypeAlias = QueryImageRequest  # noqa: Y015
+
+@_typing.final
+class QueryImageResponse(_message.Message):
+    """The images found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HITS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CUT_OFF_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token for the next page. Empty if there are no more hits, and after the first 10,000; with
+    `collapse` or `diversity`, after the first 1,000.
+    """
+    @_builtins.property
+    def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
+        """The hits, best first."""
+
+    @_builtins.property
+    def cut_off(self) -> Global___CutOff:
+        """What `auto_cut` found. Unset if it was not asked for."""
+
+    def __init__(
+        self,
+        *,
+        hits: _abc.Iterable[Global___Hit] | None = ...,
+        next_page_token: _builtins.str = ...,
+        cut_off: Global___CutOff | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cut_off", b"cut_off"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut_off", b"cut_off", "hits", b"hits", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryImageResponse: _TypeAlias = QueryImageResponse  # noqa: Y015
+
+@_typing.final
+class QueryRequest(_message.Message):
+    """A request to find the images that are like some texts and images, and unlike others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TERMS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SCORE_THRESHOLD_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    RANKING_FIELD_NUMBER: _builtins.int
+    PROMPT_TEMPLATES_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """The number of hits to return at most. Default: the server's setting, 5 unless changed. Returns
+    INVALID_ARGUMENT if it is negative; a number above 1,000 is coerced to 1,000.
+    """
+    page_token: _builtins.str
+    """The `next_page_token` of an earlier response, to go on where that ended. Every other field except
+    `limit` must be as it was then: returns INVALID_ARGUMENT if not. No hit that stays in the collection
+    repeats or is missing, whatever is added or deleted meanwhile, as far as the index's search is exact.
+    """
+    score_threshold: _builtins.float
+    """The score below which an image is not a hit, from -1 to 1. Default: no threshold. Returns
+    INVALID_ARGUMENT if it is out of range or not a number.
+    """
+    collection: _builtins.str
+    """The collection to search. Default: the server's default collection. Returns NOT_FOUND if there is no
+    such collection, and FAILED_PRECONDITION if the server does not run its model.
+    """
+    @_builtins.property
+    def terms(self) -> _containers.RepeatedCompositeFieldContainer[Global___QueryTerm]:
+        """What the images are to be like or unlike: 1 to 16."""
+
+    @_builtins.property
+    def filter(self) -> _filter_pb2.Filter:
+        """Which images may be hits. Default: all."""
+
+    @_builtins.property
+    def ranking(self) -> Global___Ranking:
+        """How hits are chosen from the images that are most like the query."""
+
+    @_builtins.property
+    def prompt_templates(self) -> Global___PromptTemplates:
+        """What texts are put into before they are embedded. Default: the collection's templates; without any
+        templates in it, none.
+        """
+
+    def __init__(
+        self,
+        *,
+        terms: _abc.Iterable[Global___QueryTerm] | None = ...,
+        limit: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        score_threshold: _builtins.float | None = ...,
+        collection: _builtins.str = ...,
+        filter: _filter_pb2.Filter | None = ...,
+        ranking: Global___Ranking | None = ...,
+        prompt_templates: Global___PromptTemplates | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold", "filter", b"filter", "prompt_templates", b"prompt_templates", "ranking", b"ranking", "score_threshold", b"score_threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold", "collection", b"collection", "filter", b"filter", "limit", b"limit", "page_token", b"page_token", "prompt_templates", b"prompt_templates", "ranking", b"ranking", "score_threshold", b"score_threshold", "terms", b"terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__score_threshold: _TypeAlias = _typing.Literal["score_threshold"]  # noqa: Y015
+    _WhichOneofArgType__score_threshold: _TypeAlias = _typing.Literal["_score_threshold", b"_score_threshold"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__score_threshold) -> _WhichOneofReturnType__score_threshold | None: ...
+
+Global___QueryRequest: _TypeAlias = QueryRequest  # noqa: Y015
+
+@_typing.final
+class QueryTerm(_message.Message):
+    """A text or an image that hits are to be like, or unlike."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    IMAGE_ID_FIELD_NUMBER: _builtins.int
+    IMAGE_URL_FIELD_NUMBER: _builtins.int
+    IMAGE_CONTENT_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """A description; as in QueryTextRequest."""
+    image_id: _builtins.str
+    """The id of a stored image of the collection, which is itself no hit."""
+    image_url: _builtins.str
+    """An http or https URL of an image, which the server fetches; as in AddImageRequest."""
+    image_content: _builtins.bytes
+    """An encoded image; as in AddImageRequest."""
+    weight: _builtins.float
+    """How much it counts, from -100 to 100; below zero, hits are to be unlike it. Returns INVALID_ARGUMENT
+    if it is zero, out of range or not a number. Default: 1.
+    """
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        image_id: _builtins.str = ...,
+        image_url: _builtins.str = ...,
+        image_content: _builtins.bytes = ...,
+        weight: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "image_content", b"image_content", "image_id", b"image_id", "image_url", b"image_url", "source", b"source", "text", b"text", "weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "image_content", b"image_content", "image_id", b"image_id", "image_url", b"image_url", "source", b"source", "text", b"text", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["text", "image_id", "image_url", "image_content"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___QueryTerm: _TypeAlias = QueryTerm  # noqa: Y015
+
+@_typing.final
+class QueryResponse(_message.Message):
+    """The images found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HITS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    CUT_OFF_FIELD_NUMBER: _builtins.int
+    TRUNCATED_TERMS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token for the next page. Empty if there are no more hits, and after the first 10,000; with
+    `collapse` or `diversity`, after the first 1,000.
+    """
+    @_builtins.property
+    def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
+        """The hits, best first."""
+
+    @_builtins.property
+    def cut_off(self) -> Global___CutOff:
+        """What `auto_cut` found. Unset if it was not asked for."""
+
+    @_builtins.property
+    def truncated_terms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The places in `terms`, from 0, of the texts that were longer than the model's token limit and were cut."""
+
+    def __init__(
+        self,
+        *,
+        hits: _abc.Iterable[Global___Hit] | None = ...,
+        next_page_token: _builtins.str = ...,
+        cut_off: Global___CutOff | None = ...,
+        truncated_terms: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cut_off", b"cut_off"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut_off", b"cut_off", "hits", b"hits", "next_page_token", b"next_page_token", "truncated_terms", b"truncated_terms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QueryResponse: _TypeAlias = QueryResponse  # noqa: Y015
+
+@_typing.final
+class Ranking(_message.Message):
+    """How hits are chosen from the images that are most like the query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AUTO_CUT_FIELD_NUMBER: _builtins.int
+    COLLAPSE_FIELD_NUMBER: _builtins.int
+    COLLAPSE_SIMILARITY_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    auto_cut: _builtins.bool
+    """Whether to leave out images that are hardly more like the query than the collection's images are on
+    the whole, so that a query that nothing matches has no hits. docs/searching.md describes the rule.
+    Default: false.
+    """
+    collapse: _builtins.bool
+    """Whether to show of images that are nearly the same only the best one. Images are nearly the same if the
+    cosine similarity of their embeddings is at least `collapse_similarity`. Default: false.
+    """
+    collapse_similarity: _builtins.float
+    """The cosine similarity for `collapse`, above 0 and at most 1. Returns INVALID_ARGUMENT if it is out of
+    range or not a number. Default: the server's setting, 0.97 unless changed.
+    """
+    diversity: _builtins.float
+    """How much hits are to differ from each other, from 0 to 1: the next hit is the image with the highest
+    (1 - diversity) * score - diversity * (its highest cosine similarity to a hit before it), the maximal
+    marginal relevance of Carbonell and Goldstein (1998). Hits are then not ordered by their scores. Returns
+    INVALID_ARGUMENT if it is out of range or not a number. Default: 0.
+    """
+    exact: _builtins.bool
+    """Whether to compare the query with every image, so that no hit is missed. Slower, in proportion to the
+    number of images. Default: false.
+    """
+    def __init__(
+        self,
+        *,
+        auto_cut: _builtins.bool = ...,
+        collapse: _builtins.bool = ...,
+        collapse_similarity: _builtins.float | None = ...,
+        diversity: _builtins.float = ...,
+        exact: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_collapse_similarity", b"_collapse_similarity", "collapse_similarity", b"collapse_similarity"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_collapse_similarity", b"_collapse_similarity", "auto_cut", b"auto_cut", "collapse", b"collapse", "collapse_similarity", b"collapse_similarity", "diversity", b"diversity", "exact", b"exact"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__collapse_similarity: _TypeAlias = _typing.Literal["collapse_similarity"]  # noqa: Y015
+    _WhichOneofArgType__collapse_similarity: _TypeAlias = _typing.Literal["_collapse_similarity", b"_collapse_similarity"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__collapse_similarity) -> _WhichOneofReturnType__collapse_similarity | None: ...
+
+Global___Ranking: _TypeAlias = Ranking  # noqa: Y015
+
+@_typing.final
+class CutOff(_message.Message):
+    """What `auto_cut` found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCORE_FIELD_NUMBER: _builtins.int
+    score: _builtins.float
+    """The score below which images were left out."""
+    def __init__(
+        self,
+        *,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CutOff: _TypeAlias = CutOff  # noqa: Y015
+
+@_typing.final
+class PromptTemplates(_message.Message):
+    """Templates of prompts. Each text is put into every one, and the embedding of the text is the mean of the
+    embeddings of the prompts, brought back to L2 norm 1 (CLIP's prompt ensembling: Radford et al. 2021,
+    section 3.1.4).
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEMPLATES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def templates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The templates, for example `a photo of a {}`: at most 100, each of at most 1,024 bytes and with exactly
+        one `{}`. Returns INVALID_ARGUMENT if not. None: texts are embedded as they are.
+        """
+
+    def __init__(
+        self,
+        *,
+        templates: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["templates", b"templates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptTemplates: _TypeAlias = PromptTemplates  # noqa: Y015
+
+@_typing.final
+class EmbedTextsRequest(_message.Message):
+    """A request to embed texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    PROMPT_TEMPLATES_FIELD_NUMBER: _builtins.int
+    collection: _builtins.str
+    """The collection whose model embeds them. Default: the server's default collection. Returns NOT_FOUND if
+    there is no such collection, and FAILED_PRECONDITION if the server does not run its model.
+    """
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The texts: 1 to 256, each as in QueryTextRequest."""
+
+    @_builtins.property
+    def prompt_templates(self) -> Global___PromptTemplates:
+        """What texts are put into before they are embedded. Default: the collection's templates."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        collection: _builtins.str = ...,
+        prompt_templates: Global___PromptTemplates | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt_templates", b"prompt_templates"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "prompt_templates", b"prompt_templates", "texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedTextsRequest: _TypeAlias = EmbedTextsRequest  # noqa: Y015
+
+@_typing.final
+class EmbedTextsResponse(_message.Message):
+    """The embeddings of texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    model_fingerprint: _builtins.str
+    """The fingerprint of the model that embedded them."""
+    @_builtins.property
+    def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Embedding]:
+        """One embedding a text, in the order of the texts."""
+
+    def __init__(
+        self,
+        *,
+        embeddings: _abc.Iterable[Global___Embedding] | None = ...,
+        model_fingerprint: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "model_fingerprint", b"model_fingerprint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedTextsResponse: _TypeAlias = EmbedTextsResponse  # noqa: Y015
+
+@_typing.final
+class Embedding(_message.Message):
+    """An embedding."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As many numbers as the model has dimensions, of L2 norm 1."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Embedding: _TypeAlias = Embedding  # noqa: Y015
 
 @_typing.final
 class Hit(_message.Message):
@@ -426,9 +1109,14 @@ class Hit(_message.Message):
 
     IMAGE_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    NEAR_DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """The cosine similarity of the image's embedding and the query's, from -1 to 1. Scores of one model are
     comparable with each other, and with no other model's.
+    """
+    near_duplicate_count: _builtins.int
+    """The number of images that `collapse` left out because they are nearly the same as this one, among the
+    first 1,024 at most. 0 if it was not asked for.
     """
     @_builtins.property
     def image(self) -> Global___Image:
@@ -439,10 +1127,11 @@ class Hit(_message.Message):
         *,
         image: Global___Image | None = ...,
         score: _builtins.float = ...,
+        near_duplicate_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "near_duplicate_count", b"near_duplicate_count", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -802,6 +1491,7 @@ class GetServerInfoResponse(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     COLLECTIONS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The server's version."""
     encoder: _builtins.str
@@ -810,7 +1500,7 @@ class GetServerInfoResponse(_message.Message):
     """What stores and searches the embeddings, for example `qdrant-edge 0.9.0`."""
     @_builtins.property
     def model(self) -> Global___Model:
-        """The model that embeds images and texts."""
+        """The model of the default collection."""
 
     @_builtins.property
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
@@ -819,6 +1509,10 @@ class GetServerInfoResponse(_message.Message):
     @_builtins.property
     def limits(self) -> Global___Limits:
         """The bounds that the server sets its callers."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___Model]:
+        """The models that the server runs, that of the default collection first."""
 
     def __init__(
         self,
@@ -829,10 +1523,11 @@ class GetServerInfoResponse(_message.Message):
         index: _builtins.str = ...,
         collections: _abc.Iterable[Global___Collection] | None = ...,
         limits: Global___Limits | None = ...,
+        models: _abc.Iterable[Global___Model] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "encoder", b"encoder", "index", b"index", "limits", b"limits", "model", b"model", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "encoder", b"encoder", "index", b"index", "limits", b"limits", "model", b"model", "models", b"models", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -891,26 +1586,437 @@ class Collection(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     IMAGE_COUNT_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FINGERPRINT_FIELD_NUMBER: _builtins.int
+    EMBEDDING_DIM_FIELD_NUMBER: _builtins.int
+    MODEL_LOADED_FIELD_NUMBER: _builtins.int
+    PROMPT_TEMPLATES_FIELD_NUMBER: _builtins.int
+    INDEXED_FIELDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name."""
     image_count: _builtins.int
     """The number of images in it."""
     is_default: _builtins.bool
     """Whether requests that name no collection mean this one."""
+    model_id: _builtins.str
+    """The name of the model that fills it."""
+    model_fingerprint: _builtins.str
+    """The fingerprint of the model that fills it."""
+    embedding_dim: _builtins.int
+    """The number of dimensions of its embeddings."""
+    model_loaded: _builtins.bool
+    """Whether the server runs its model. If not, images can be listed, exported and deleted, but neither
+    added nor searched.
+    """
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The other names that stand for it, in alphabetical order."""
+
+    @_builtins.property
+    def prompt_templates(self) -> Global___PromptTemplates:
+        """What texts are put into before they are embedded, unless a query brings its own. None: texts are
+        embedded as they are.
+        """
+
+    @_builtins.property
+    def indexed_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexedField]:
+        """The metadata that have an index, so that filters on them are fast."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         image_count: _builtins.int = ...,
         is_default: _builtins.bool = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
+        model_id: _builtins.str = ...,
+        model_fingerprint: _builtins.str = ...,
+        embedding_dim: _builtins.int = ...,
+        model_loaded: _builtins.bool = ...,
+        prompt_templates: Global___PromptTemplates | None = ...,
+        indexed_fields: _abc.Iterable[Global___IndexedField] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt_templates", b"prompt_templates"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_count", b"image_count", "is_default", b"is_default", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "embedding_dim", b"embedding_dim", "image_count", b"image_count", "indexed_fields", b"indexed_fields", "is_default", b"is_default", "model_fingerprint", b"model_fingerprint", "model_id", b"model_id", "model_loaded", b"model_loaded", "name", b"name", "prompt_templates", b"prompt_templates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Collection: _TypeAlias = Collection  # noqa: Y015
+
+@_typing.final
+class IndexedField(_message.Message):
+    """A field of metadata that has an index."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """The field, as in Condition. The image's own fields have an index always: returns INVALID_ARGUMENT for
+    one.
+    """
+    type: Global___FieldType.ValueType
+    """The type of its values. Required. Values of another type are stored, and do not pass a filter's test
+    for this one.
+    """
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        type: Global___FieldType.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexedField: _TypeAlias = IndexedField  # noqa: Y015
+
+@_typing.final
+class CreateCollectionRequest(_message.Message):
+    """A request to create a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROMPT_TEMPLATES_FIELD_NUMBER: _builtins.int
+    INDEXED_FIELDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name: 1 to 64 letters, digits, `_`, `-` and `.`, the first of which is a letter or digit. Required."""
+    model: _builtins.str
+    """The model that is to fill it: the fingerprint, or 8 digits of it at least, or the id of one of the
+    server's models. Default: the model of the server's default collection.
+    """
+    @_builtins.property
+    def prompt_templates(self) -> Global___PromptTemplates:
+        """What texts are put into before they are embedded. Default: nothing."""
+
+    @_builtins.property
+    def indexed_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexedField]:
+        """The metadata to index: at most 32 fields. Default: none."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        model: _builtins.str = ...,
+        prompt_templates: Global___PromptTemplates | None = ...,
+        indexed_fields: _abc.Iterable[Global___IndexedField] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt_templates", b"prompt_templates"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["indexed_fields", b"indexed_fields", "model", b"model", "name", b"name", "prompt_templates", b"prompt_templates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCollectionRequest: _TypeAlias = CreateCollectionRequest  # noqa: Y015
+
+@_typing.final
+class CreateCollectionResponse(_message.Message):
+    """The collection as created."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection(self) -> Global___Collection:
+        """The collection."""
+
+    def __init__(
+        self,
+        *,
+        collection: Global___Collection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCollectionResponse: _TypeAlias = CreateCollectionResponse  # noqa: Y015
+
+@_typing.final
+class GetCollectionRequest(_message.Message):
+    """A request to get a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name of the collection, or an alias. Default: the server's default collection."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCollectionRequest: _TypeAlias = GetCollectionRequest  # noqa: Y015
+
+@_typing.final
+class GetCollectionResponse(_message.Message):
+    """The collection asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection(self) -> Global___Collection:
+        """The collection, under its own name."""
+
+    def __init__(
+        self,
+        *,
+        collection: Global___Collection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCollectionResponse: _TypeAlias = GetCollectionResponse  # noqa: Y015
+
+@_typing.final
+class ListCollectionsRequest(_message.Message):
+    """A request to list all collections."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCollectionsRequest: _TypeAlias = ListCollectionsRequest  # noqa: Y015
+
+@_typing.final
+class ListCollectionsResponse(_message.Message):
+    """The collections there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
+        """The collections, ordered by name."""
+
+    def __init__(
+        self,
+        *,
+        collections: _abc.Iterable[Global___Collection] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCollectionsResponse: _TypeAlias = ListCollectionsResponse  # noqa: Y015
+
+@_typing.final
+class UpdateCollectionRequest(_message.Message):
+    """A request to change a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROMPT_TEMPLATES_FIELD_NUMBER: _builtins.int
+    ADD_INDEXED_FIELDS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name of the collection, or an alias. Default: the server's default collection."""
+    @_builtins.property
+    def prompt_templates(self) -> Global___PromptTemplates:
+        """What texts are put into before they are embedded, in place of what is there. Default: no change; without
+        any templates in it, texts are embedded as they are from now on.
+        """
+
+    @_builtins.property
+    def add_indexed_fields(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexedField]:
+        """Metadata to index besides what is indexed already, at most 32 fields together. The index is complete
+        when the method returns. Returns INVALID_ARGUMENT if a field is indexed under another type.
+        """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        prompt_templates: Global___PromptTemplates | None = ...,
+        add_indexed_fields: _abc.Iterable[Global___IndexedField] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prompt_templates", b"prompt_templates"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_indexed_fields", b"add_indexed_fields", "name", b"name", "prompt_templates", b"prompt_templates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCollectionRequest: _TypeAlias = UpdateCollectionRequest  # noqa: Y015
+
+@_typing.final
+class UpdateCollectionResponse(_message.Message):
+    """The collection as changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def collection(self) -> Global___Collection:
+        """The collection."""
+
+    def __init__(
+        self,
+        *,
+        collection: Global___Collection | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCollectionResponse: _TypeAlias = UpdateCollectionResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCollectionRequest(_message.Message):
+    """A request to delete a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONFIRM_NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name, which may not be an alias. Required."""
+    confirm_name: _builtins.str
+    """The name again, if there are images in the collection: returns INVALID_ARGUMENT if not."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        confirm_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirm_name", b"confirm_name", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCollectionRequest: _TypeAlias = DeleteCollectionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCollectionResponse(_message.Message):
+    """The acknowledgement that the collection is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCollectionResponse: _TypeAlias = DeleteCollectionResponse  # noqa: Y015
+
+@_typing.final
+class SetAliasRequest(_message.Message):
+    """A request to let a name stand for a collection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    alias: _builtins.str
+    """The alias; malformed, as a collection's name, returns INVALID_ARGUMENT. Required."""
+    collection: _builtins.str
+    """The name of the collection, which may not be an alias. Required."""
+    def __init__(
+        self,
+        *,
+        alias: _builtins.str = ...,
+        collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias", "collection", b"collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAliasRequest: _TypeAlias = SetAliasRequest  # noqa: Y015
+
+@_typing.final
+class SetAliasResponse(_message.Message):
+    """The acknowledgement that the alias is set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREVIOUS_COLLECTION_FIELD_NUMBER: _builtins.int
+    previous_collection: _builtins.str
+    """The collection that the alias stood for before. Empty if the alias is new."""
+    def __init__(
+        self,
+        *,
+        previous_collection: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["previous_collection", b"previous_collection"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetAliasResponse: _TypeAlias = SetAliasResponse  # noqa: Y015
+
+@_typing.final
+class DeleteAliasRequest(_message.Message):
+    """A request to remove an alias."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALIAS_FIELD_NUMBER: _builtins.int
+    alias: _builtins.str
+    """The alias. Required."""
+    def __init__(
+        self,
+        *,
+        alias: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alias", b"alias"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasRequest: _TypeAlias = DeleteAliasRequest  # noqa: Y015
+
+@_typing.final
+class DeleteAliasResponse(_message.Message):
+    """The acknowledgement that the alias is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteAliasResponse: _TypeAlias = DeleteAliasResponse  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):

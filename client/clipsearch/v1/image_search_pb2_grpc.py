@@ -58,6 +58,26 @@ class ImageSearchServiceStub(object):
                 request_serializer=clipsearch_dot_v1_dot_image__search__pb2.QueryTextRequest.SerializeToString,
                 response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.QueryTextResponse.FromString,
                 _registered_method=True)
+        self.QueryTexts = channel.unary_unary(
+                '/clipsearch.v1.ImageSearchService/QueryTexts',
+                request_serializer=clipsearch_dot_v1_dot_image__search__pb2.QueryTextsRequest.SerializeToString,
+                response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.QueryTextsResponse.FromString,
+                _registered_method=True)
+        self.QueryImage = channel.unary_unary(
+                '/clipsearch.v1.ImageSearchService/QueryImage',
+                request_serializer=clipsearch_dot_v1_dot_image__search__pb2.QueryImageRequest.SerializeToString,
+                response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.QueryImageResponse.FromString,
+                _registered_method=True)
+        self.Query = channel.unary_unary(
+                '/clipsearch.v1.ImageSearchService/Query',
+                request_serializer=clipsearch_dot_v1_dot_image__search__pb2.QueryRequest.SerializeToString,
+                response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.QueryResponse.FromString,
+                _registered_method=True)
+        self.EmbedTexts = channel.unary_unary(
+                '/clipsearch.v1.ImageSearchService/EmbedTexts',
+                request_serializer=clipsearch_dot_v1_dot_image__search__pb2.EmbedTextsRequest.SerializeToString,
+                response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.EmbedTextsResponse.FromString,
+                _registered_method=True)
         self.GetImage = channel.unary_unary(
                 '/clipsearch.v1.ImageSearchService/GetImage',
                 request_serializer=clipsearch_dot_v1_dot_image__search__pb2.GetImageRequest.SerializeToString,
@@ -82,6 +102,41 @@ class ImageSearchServiceStub(object):
                 '/clipsearch.v1.ImageSearchService/ImportImages',
                 request_serializer=clipsearch_dot_v1_dot_image__search__pb2.ImportImagesRequest.SerializeToString,
                 response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.ImportImagesResponse.FromString,
+                _registered_method=True)
+        self.CreateCollection = channel.unary_unary(
+                '/clipsearch.v1.ImageSearchService/CreateCollection',
+                request_serializer=clipsearch_dot_v1_dot_image__search__pb2.CreateCollectionRequest.SerializeToString,
+                response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.CreateCollectionResponse.FromString,
+                _registered_method=True)
+        self.GetCollection = channel.unary_unary(
+                '/clipsearch.v1.ImageSearchService/GetCollection',
+                request_serializer=clipsearch_dot_v1_dot_image__search__pb2.GetCollectionRequest.SerializeToString,
+                response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.GetCollectionResponse.FromString,
+                _registered_method=True)
+        self.ListCollections = channel.unary_unary(
+                '/clipsearch.v1.ImageSearchService/ListCollections',
+                request_serializer=clipsearch_dot_v1_dot_image__search__pb2.ListCollectionsRequest.SerializeToString,
+                response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.ListCollectionsResponse.FromString,
+                _registered_method=True)
+        self.UpdateCollection = channel.unary_unary(
+                '/clipsearch.v1.ImageSearchService/UpdateCollection',
+                request_serializer=clipsearch_dot_v1_dot_image__search__pb2.UpdateCollectionRequest.SerializeToString,
+                response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.UpdateCollectionResponse.FromString,
+                _registered_method=True)
+        self.DeleteCollection = channel.unary_unary(
+                '/clipsearch.v1.ImageSearchService/DeleteCollection',
+                request_serializer=clipsearch_dot_v1_dot_image__search__pb2.DeleteCollectionRequest.SerializeToString,
+                response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.DeleteCollectionResponse.FromString,
+                _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/clipsearch.v1.ImageSearchService/SetAlias',
+                request_serializer=clipsearch_dot_v1_dot_image__search__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/clipsearch.v1.ImageSearchService/DeleteAlias',
+                request_serializer=clipsearch_dot_v1_dot_image__search__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=clipsearch_dot_v1_dot_image__search__pb2.DeleteAliasResponse.FromString,
                 _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/clipsearch.v1.ImageSearchService/GetServerInfo',
@@ -137,6 +192,47 @@ class ImageSearchServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryTexts(self, request, context):
+        """Finds the images that each of many texts describes, and returns one result a text.
+
+        The texts are embedded and searched together, which is faster than one call each. A bad text gets its
+        own error status and never disturbs its neighbours.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QueryImage(self, request, context):
+        """Finds the images that look like an image, and returns them best first.
+
+        Returns INVALID_ARGUMENT if the source is missing, is not an image, or may not be fetched,
+        FAILED_PRECONDITION if the URL's host does not deliver it, and NOT_FOUND if no image has the id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Query(self, request, context):
+        """Finds the images that are like some texts and images, and unlike others, and returns them best first.
+
+        The query's embedding is q / |q|, where q is the sum of each term's weight times its embedding, which
+        is of L2 norm 1. Returns INVALID_ARGUMENT if there are no terms, or if q is zero.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EmbedTexts(self, request, context):
+        """Embeds texts as a query would, and returns the embeddings.
+
+        The inner product of two embeddings of one model, of texts or of images as ExportImages sends them, is
+        the score that a query would give. Returns INVALID_ARGUMENT, with the path of the field, if a text is
+        empty.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetImage(self, request, context):
         """Gets an image. Returns NOT_FOUND if no image has the id.
         """
@@ -183,8 +279,72 @@ class ImageSearchServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateCollection(self, request, context):
+        """Creates an empty collection, to be filled by one of the server's models, and returns it.
+
+        Returns ALREADY_EXISTS if a collection or an alias has the name, INVALID_ARGUMENT if the name is
+        malformed or the server runs no such model, and RESOURCE_EXHAUSTED if there are as many collections as
+        the server's settings allow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCollection(self, request, context):
+        """Gets a collection. Returns NOT_FOUND if no collection or alias has the name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCollections(self, request, context):
+        """Lists all collections, ordered by name. There are few, so they come on one page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateCollection(self, request, context):
+        """Changes a collection's prompt templates or indexed fields, and returns the collection.
+
+        Returns NOT_FOUND if no collection or alias has the name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCollection(self, request, context):
+        """Deletes a collection with every image in it, for good.
+
+        Returns NOT_FOUND if no collection has the name, INVALID_ARGUMENT if the deletion is not confirmed, and
+        FAILED_PRECONDITION if the collection is the default one or has an alias.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """Lets a name stand for a collection, from one moment to the next: every request sees the collection
+        that it stood for before or the new one.
+
+        Returns NOT_FOUND if no collection has the name, ALREADY_EXISTS if a collection is named like the
+        alias, and FAILED_PRECONDITION if the alias is the server's default and the server does not run the
+        collection's model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Removes an alias; the collection stays. Returns NOT_FOUND if there is no such alias, and
+        FAILED_PRECONDITION if it is the server's default.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
-        """Gets what this server is: its version, model, backends, collections and limits.
+        """Gets what this server is: its version, models, backends, collections and limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -207,6 +367,26 @@ def add_ImageSearchServiceServicer_to_server(servicer, server):
                     servicer.QueryText,
                     request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.QueryTextRequest.FromString,
                     response_serializer=clipsearch_dot_v1_dot_image__search__pb2.QueryTextResponse.SerializeToString,
+            ),
+            'QueryTexts': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryTexts,
+                    request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.QueryTextsRequest.FromString,
+                    response_serializer=clipsearch_dot_v1_dot_image__search__pb2.QueryTextsResponse.SerializeToString,
+            ),
+            'QueryImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryImage,
+                    request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.QueryImageRequest.FromString,
+                    response_serializer=clipsearch_dot_v1_dot_image__search__pb2.QueryImageResponse.SerializeToString,
+            ),
+            'Query': grpc.unary_unary_rpc_method_handler(
+                    servicer.Query,
+                    request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.QueryRequest.FromString,
+                    response_serializer=clipsearch_dot_v1_dot_image__search__pb2.QueryResponse.SerializeToString,
+            ),
+            'EmbedTexts': grpc.unary_unary_rpc_method_handler(
+                    servicer.EmbedTexts,
+                    request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.EmbedTextsRequest.FromString,
+                    response_serializer=clipsearch_dot_v1_dot_image__search__pb2.EmbedTextsResponse.SerializeToString,
             ),
             'GetImage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetImage,
@@ -232,6 +412,41 @@ def add_ImageSearchServiceServicer_to_server(servicer, server):
                     servicer.ImportImages,
                     request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.ImportImagesRequest.FromString,
                     response_serializer=clipsearch_dot_v1_dot_image__search__pb2.ImportImagesResponse.SerializeToString,
+            ),
+            'CreateCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateCollection,
+                    request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.CreateCollectionRequest.FromString,
+                    response_serializer=clipsearch_dot_v1_dot_image__search__pb2.CreateCollectionResponse.SerializeToString,
+            ),
+            'GetCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCollection,
+                    request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.GetCollectionRequest.FromString,
+                    response_serializer=clipsearch_dot_v1_dot_image__search__pb2.GetCollectionResponse.SerializeToString,
+            ),
+            'ListCollections': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCollections,
+                    request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.ListCollectionsRequest.FromString,
+                    response_serializer=clipsearch_dot_v1_dot_image__search__pb2.ListCollectionsResponse.SerializeToString,
+            ),
+            'UpdateCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCollection,
+                    request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.UpdateCollectionRequest.FromString,
+                    response_serializer=clipsearch_dot_v1_dot_image__search__pb2.UpdateCollectionResponse.SerializeToString,
+            ),
+            'DeleteCollection': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCollection,
+                    request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.DeleteCollectionRequest.FromString,
+                    response_serializer=clipsearch_dot_v1_dot_image__search__pb2.DeleteCollectionResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.SetAliasRequest.FromString,
+                    response_serializer=clipsearch_dot_v1_dot_image__search__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=clipsearch_dot_v1_dot_image__search__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=clipsearch_dot_v1_dot_image__search__pb2.DeleteAliasResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -329,6 +544,114 @@ class ImageSearchService(object):
             '/clipsearch.v1.ImageSearchService/QueryText',
             clipsearch_dot_v1_dot_image__search__pb2.QueryTextRequest.SerializeToString,
             clipsearch_dot_v1_dot_image__search__pb2.QueryTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryTexts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clipsearch.v1.ImageSearchService/QueryTexts',
+            clipsearch_dot_v1_dot_image__search__pb2.QueryTextsRequest.SerializeToString,
+            clipsearch_dot_v1_dot_image__search__pb2.QueryTextsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clipsearch.v1.ImageSearchService/QueryImage',
+            clipsearch_dot_v1_dot_image__search__pb2.QueryImageRequest.SerializeToString,
+            clipsearch_dot_v1_dot_image__search__pb2.QueryImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Query(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clipsearch.v1.ImageSearchService/Query',
+            clipsearch_dot_v1_dot_image__search__pb2.QueryRequest.SerializeToString,
+            clipsearch_dot_v1_dot_image__search__pb2.QueryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EmbedTexts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clipsearch.v1.ImageSearchService/EmbedTexts',
+            clipsearch_dot_v1_dot_image__search__pb2.EmbedTextsRequest.SerializeToString,
+            clipsearch_dot_v1_dot_image__search__pb2.EmbedTextsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -464,6 +787,195 @@ class ImageSearchService(object):
             '/clipsearch.v1.ImageSearchService/ImportImages',
             clipsearch_dot_v1_dot_image__search__pb2.ImportImagesRequest.SerializeToString,
             clipsearch_dot_v1_dot_image__search__pb2.ImportImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clipsearch.v1.ImageSearchService/CreateCollection',
+            clipsearch_dot_v1_dot_image__search__pb2.CreateCollectionRequest.SerializeToString,
+            clipsearch_dot_v1_dot_image__search__pb2.CreateCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clipsearch.v1.ImageSearchService/GetCollection',
+            clipsearch_dot_v1_dot_image__search__pb2.GetCollectionRequest.SerializeToString,
+            clipsearch_dot_v1_dot_image__search__pb2.GetCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCollections(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clipsearch.v1.ImageSearchService/ListCollections',
+            clipsearch_dot_v1_dot_image__search__pb2.ListCollectionsRequest.SerializeToString,
+            clipsearch_dot_v1_dot_image__search__pb2.ListCollectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clipsearch.v1.ImageSearchService/UpdateCollection',
+            clipsearch_dot_v1_dot_image__search__pb2.UpdateCollectionRequest.SerializeToString,
+            clipsearch_dot_v1_dot_image__search__pb2.UpdateCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCollection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clipsearch.v1.ImageSearchService/DeleteCollection',
+            clipsearch_dot_v1_dot_image__search__pb2.DeleteCollectionRequest.SerializeToString,
+            clipsearch_dot_v1_dot_image__search__pb2.DeleteCollectionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clipsearch.v1.ImageSearchService/SetAlias',
+            clipsearch_dot_v1_dot_image__search__pb2.SetAliasRequest.SerializeToString,
+            clipsearch_dot_v1_dot_image__search__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/clipsearch.v1.ImageSearchService/DeleteAlias',
+            clipsearch_dot_v1_dot_image__search__pb2.DeleteAliasRequest.SerializeToString,
+            clipsearch_dot_v1_dot_image__search__pb2.DeleteAliasResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,31 @@ class ImageSearchServiceStub:
 
     Returns INVALID_ARGUMENT if the text is empty.
     """
+    QueryTexts: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.QueryTextsRequest, _image_search_pb2.QueryTextsResponse]
+    """Finds the images that each of many texts describes, and returns one result a text.
+
+    The texts are embedded and searched together, which is faster than one call each. A bad text gets its
+    own error status and never disturbs its neighbours.
+    """
+    QueryImage: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.QueryImageRequest, _image_search_pb2.QueryImageResponse]
+    """Finds the images that look like an image, and returns them best first.
+
+    Returns INVALID_ARGUMENT if the source is missing, is not an image, or may not be fetched,
+    FAILED_PRECONDITION if the URL's host does not deliver it, and NOT_FOUND if no image has the id.
+    """
+    Query: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.QueryRequest, _image_search_pb2.QueryResponse]
+    """Finds the images that are like some texts and images, and unlike others, and returns them best first.
+
+    The query's embedding is q / |q|, where q is the sum of each term's weight times its embedding, which
+    is of L2 norm 1. Returns INVALID_ARGUMENT if there are no terms, or if q is zero.
+    """
+    EmbedTexts: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.EmbedTextsRequest, _image_search_pb2.EmbedTextsResponse]
+    """Embeds texts as a query would, and returns the embeddings.
+
+    The inner product of two embeddings of one model, of texts or of images as ExportImages sends them, is
+    the score that a query would give. Returns INVALID_ARGUMENT, with the path of the field, if a text is
+    empty.
+    """
     GetImage: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.GetImageRequest, _image_search_pb2.GetImageResponse]
     """Gets an image. Returns NOT_FOUND if no image has the id."""
     ListImages: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.ListImagesRequest, _image_search_pb2.ListImagesResponse]
@@ -88,8 +113,42 @@ class ImageSearchServiceStub:
     Returns FAILED_PRECONDITION if another model than the server's embedded the images, and
     INVALID_ARGUMENT, with the path of the field, if an image is not as a server would have stored it.
     """
+    CreateCollection: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.CreateCollectionRequest, _image_search_pb2.CreateCollectionResponse]
+    """Creates an empty collection, to be filled by one of the server's models, and returns it.
+
+    Returns ALREADY_EXISTS if a collection or an alias has the name, INVALID_ARGUMENT if the name is
+    malformed or the server runs no such model, and RESOURCE_EXHAUSTED if there are as many collections as
+    the server's settings allow.
+    """
+    GetCollection: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.GetCollectionRequest, _image_search_pb2.GetCollectionResponse]
+    """Gets a collection. Returns NOT_FOUND if no collection or alias has the name."""
+    ListCollections: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.ListCollectionsRequest, _image_search_pb2.ListCollectionsResponse]
+    """Lists all collections, ordered by name. There are few, so they come on one page."""
+    UpdateCollection: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.UpdateCollectionRequest, _image_search_pb2.UpdateCollectionResponse]
+    """Changes a collection's prompt templates or indexed fields, and returns the collection.
+
+    Returns NOT_FOUND if no collection or alias has the name.
+    """
+    DeleteCollection: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.DeleteCollectionRequest, _image_search_pb2.DeleteCollectionResponse]
+    """Deletes a collection with every image in it, for good.
+
+    Returns NOT_FOUND if no collection has the name, INVALID_ARGUMENT if the deletion is not confirmed, and
+    FAILED_PRECONDITION if the collection is the default one or has an alias.
+    """
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.SetAliasRequest, _image_search_pb2.SetAliasResponse]
+    """Lets a name stand for a collection, from one moment to the next: every request sees the collection
+    that it stood for before or the new one.
+
+    Returns NOT_FOUND if no collection has the name, ALREADY_EXISTS if a collection is named like the
+    alias, and FAILED_PRECONDITION if the alias is the server's default and the server does not run the
+    collection's model.
+    """
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.DeleteAliasRequest, _image_search_pb2.DeleteAliasResponse]
+    """Removes an alias; the collection stays. Returns NOT_FOUND if there is no such alias, and
+    FAILED_PRECONDITION if it is the server's default.
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_image_search_pb2.GetServerInfoRequest, _image_search_pb2.GetServerInfoResponse]
-    """Gets what this server is: its version, model, backends, collections and limits."""
+    """Gets what this server is: its version, models, backends, collections and limits."""
 
 @_typing.type_check_only
 class ImageSearchServiceAsyncStub(ImageSearchServiceStub):
@@ -128,6 +187,31 @@ class ImageSearchServiceAsyncStub(ImageSearchServiceStub):
 
     Returns INVALID_ARGUMENT if the text is empty.
     """
+    QueryTexts: _aio.UnaryUnaryMultiCallable[_image_search_pb2.QueryTextsRequest, _image_search_pb2.QueryTextsResponse]  # type: ignore[assignment]
+    """Finds the images that each of many texts describes, and returns one result a text.
+
+    The texts are embedded and searched together, which is faster than one call each. A bad text gets its
+    own error status and never disturbs its neighbours.
+    """
+    QueryImage: _aio.UnaryUnaryMultiCallable[_image_search_pb2.QueryImageRequest, _image_search_pb2.QueryImageResponse]  # type: ignore[assignment]
+    """Finds the images that look like an image, and returns them best first.
+
+    Returns INVALID_ARGUMENT if the source is missing, is not an image, or may not be fetched,
+    FAILED_PRECONDITION if the URL's host does not deliver it, and NOT_FOUND if no image has the id.
+    """
+    Query: _aio.UnaryUnaryMultiCallable[_image_search_pb2.QueryRequest, _image_search_pb2.QueryResponse]  # type: ignore[assignment]
+    """Finds the images that are like some texts and images, and unlike others, and returns them best first.
+
+    The query's embedding is q / |q|, where q is the sum of each term's weight times its embedding, which
+    is of L2 norm 1. Returns INVALID_ARGUMENT if there are no terms, or if q is zero.
+    """
+    EmbedTexts: _aio.UnaryUnaryMultiCallable[_image_search_pb2.EmbedTextsRequest, _image_search_pb2.EmbedTextsResponse]  # type: ignore[assignment]
+    """Embeds texts as a query would, and returns the embeddings.
+
+    The inner product of two embeddings of one model, of texts or of images as ExportImages sends them, is
+    the score that a query would give. Returns INVALID_ARGUMENT, with the path of the field, if a text is
+    empty.
+    """
     GetImage: _aio.UnaryUnaryMultiCallable[_image_search_pb2.GetImageRequest, _image_search_pb2.GetImageResponse]  # type: ignore[assignment]
     """Gets an image. Returns NOT_FOUND if no image has the id."""
     ListImages: _aio.UnaryUnaryMultiCallable[_image_search_pb2.ListImagesRequest, _image_search_pb2.ListImagesResponse]  # type: ignore[assignment]
@@ -151,8 +235,42 @@ class ImageSearchServiceAsyncStub(ImageSearchServiceStub):
     Returns FAILED_PRECONDITION if another model than the server's embedded the images, and
     INVALID_ARGUMENT, with the path of the field, if an image is not as a server would have stored it.
     """
+    CreateCollection: _aio.UnaryUnaryMultiCallable[_image_search_pb2.CreateCollectionRequest, _image_search_pb2.CreateCollectionResponse]  # type: ignore[assignment]
+    """Creates an empty collection, to be filled by one of the server's models, and returns it.
+
+    Returns ALREADY_EXISTS if a collection or an alias has the name, INVALID_ARGUMENT if the name is
+    malformed or the server runs no such model, and RESOURCE_EXHAUSTED if there are as many collections as
+    the server's settings allow.
+    """
+    GetCollection: _aio.UnaryUnaryMultiCallable[_image_search_pb2.GetCollectionRequest, _image_search_pb2.GetCollectionResponse]  # type: ignore[assignment]
+    """Gets a collection. Returns NOT_FOUND if no collection or alias has the name."""
+    ListCollections: _aio.UnaryUnaryMultiCallable[_image_search_pb2.ListCollectionsRequest, _image_search_pb2.ListCollectionsResponse]  # type: ignore[assignment]
+    """Lists all collections, ordered by name. There are few, so they come on one page."""
+    UpdateCollection: _aio.UnaryUnaryMultiCallable[_image_search_pb2.UpdateCollectionRequest, _image_search_pb2.UpdateCollectionResponse]  # type: ignore[assignment]
+    """Changes a collection's prompt templates or indexed fields, and returns the collection.
+
+    Returns NOT_FOUND if no collection or alias has the name.
+    """
+    DeleteCollection: _aio.UnaryUnaryMultiCallable[_image_search_pb2.DeleteCollectionRequest, _image_search_pb2.DeleteCollectionResponse]  # type: ignore[assignment]
+    """Deletes a collection with every image in it, for good.
+
+    Returns NOT_FOUND if no collection has the name, INVALID_ARGUMENT if the deletion is not confirmed, and
+    FAILED_PRECONDITION if the collection is the default one or has an alias.
+    """
+    SetAlias: _aio.UnaryUnaryMultiCallable[_image_search_pb2.SetAliasRequest, _image_search_pb2.SetAliasResponse]  # type: ignore[assignment]
+    """Lets a name stand for a collection, from one moment to the next: every request sees the collection
+    that it stood for before or the new one.
+
+    Returns NOT_FOUND if no collection has the name, ALREADY_EXISTS if a collection is named like the
+    alias, and FAILED_PRECONDITION if the alias is the server's default and the server does not run the
+    collection's model.
+    """
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_image_search_pb2.DeleteAliasRequest, _image_search_pb2.DeleteAliasResponse]  # type: ignore[assignment]
+    """Removes an alias; the collection stays. Returns NOT_FOUND if there is no such alias, and
+    FAILED_PRECONDITION if it is the server's default.
+    """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_image_search_pb2.GetServerInfoRequest, _image_search_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """Gets what this server is: its version, model, backends, collections and limits."""
+    """Gets what this server is: its version, models, backends, collections and limits."""
 
 class ImageSearchServiceServicer(metaclass=_abc_1.ABCMeta):
     """Finds images by describing them.
@@ -205,6 +323,55 @@ class ImageSearchServiceServicer(metaclass=_abc_1.ABCMeta):
         """Finds the images that a text describes, and returns them best first.
 
         Returns INVALID_ARGUMENT if the text is empty.
+        """
+
+    @_abc_1.abstractmethod
+    def QueryTexts(
+        self,
+        request: _image_search_pb2.QueryTextsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_search_pb2.QueryTextsResponse, _abc.Awaitable[_image_search_pb2.QueryTextsResponse]]:
+        """Finds the images that each of many texts describes, and returns one result a text.
+
+        The texts are embedded and searched together, which is faster than one call each. A bad text gets its
+        own error status and never disturbs its neighbours.
+        """
+
+    @_abc_1.abstractmethod
+    def QueryImage(
+        self,
+        request: _image_search_pb2.QueryImageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_search_pb2.QueryImageResponse, _abc.Awaitable[_image_search_pb2.QueryImageResponse]]:
+        """Finds the images that look like an image, and returns them best first.
+
+        Returns INVALID_ARGUMENT if the source is missing, is not an image, or may not be fetched,
+        FAILED_PRECONDITION if the URL's host does not deliver it, and NOT_FOUND if no image has the id.
+        """
+
+    @_abc_1.abstractmethod
+    def Query(
+        self,
+        request: _image_search_pb2.QueryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_search_pb2.QueryResponse, _abc.Awaitable[_image_search_pb2.QueryResponse]]:
+        """Finds the images that are like some texts and images, and unlike others, and returns them best first.
+
+        The query's embedding is q / |q|, where q is the sum of each term's weight times its embedding, which
+        is of L2 norm 1. Returns INVALID_ARGUMENT if there are no terms, or if q is zero.
+        """
+
+    @_abc_1.abstractmethod
+    def EmbedTexts(
+        self,
+        request: _image_search_pb2.EmbedTextsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_search_pb2.EmbedTextsResponse, _abc.Awaitable[_image_search_pb2.EmbedTextsResponse]]:
+        """Embeds texts as a query would, and returns the embeddings.
+
+        The inner product of two embeddings of one model, of texts or of images as ExportImages sends them, is
+        the score that a query would give. Returns INVALID_ARGUMENT, with the path of the field, if a text is
+        empty.
         """
 
     @_abc_1.abstractmethod
@@ -261,11 +428,87 @@ class ImageSearchServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def CreateCollection(
+        self,
+        request: _image_search_pb2.CreateCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_search_pb2.CreateCollectionResponse, _abc.Awaitable[_image_search_pb2.CreateCollectionResponse]]:
+        """Creates an empty collection, to be filled by one of the server's models, and returns it.
+
+        Returns ALREADY_EXISTS if a collection or an alias has the name, INVALID_ARGUMENT if the name is
+        malformed or the server runs no such model, and RESOURCE_EXHAUSTED if there are as many collections as
+        the server's settings allow.
+        """
+
+    @_abc_1.abstractmethod
+    def GetCollection(
+        self,
+        request: _image_search_pb2.GetCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_search_pb2.GetCollectionResponse, _abc.Awaitable[_image_search_pb2.GetCollectionResponse]]:
+        """Gets a collection. Returns NOT_FOUND if no collection or alias has the name."""
+
+    @_abc_1.abstractmethod
+    def ListCollections(
+        self,
+        request: _image_search_pb2.ListCollectionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_search_pb2.ListCollectionsResponse, _abc.Awaitable[_image_search_pb2.ListCollectionsResponse]]:
+        """Lists all collections, ordered by name. There are few, so they come on one page."""
+
+    @_abc_1.abstractmethod
+    def UpdateCollection(
+        self,
+        request: _image_search_pb2.UpdateCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_search_pb2.UpdateCollectionResponse, _abc.Awaitable[_image_search_pb2.UpdateCollectionResponse]]:
+        """Changes a collection's prompt templates or indexed fields, and returns the collection.
+
+        Returns NOT_FOUND if no collection or alias has the name.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteCollection(
+        self,
+        request: _image_search_pb2.DeleteCollectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_search_pb2.DeleteCollectionResponse, _abc.Awaitable[_image_search_pb2.DeleteCollectionResponse]]:
+        """Deletes a collection with every image in it, for good.
+
+        Returns NOT_FOUND if no collection has the name, INVALID_ARGUMENT if the deletion is not confirmed, and
+        FAILED_PRECONDITION if the collection is the default one or has an alias.
+        """
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _image_search_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_search_pb2.SetAliasResponse, _abc.Awaitable[_image_search_pb2.SetAliasResponse]]:
+        """Lets a name stand for a collection, from one moment to the next: every request sees the collection
+        that it stood for before or the new one.
+
+        Returns NOT_FOUND if no collection has the name, ALREADY_EXISTS if a collection is named like the
+        alias, and FAILED_PRECONDITION if the alias is the server's default and the server does not run the
+        collection's model.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _image_search_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_image_search_pb2.DeleteAliasResponse, _abc.Awaitable[_image_search_pb2.DeleteAliasResponse]]:
+        """Removes an alias; the collection stays. Returns NOT_FOUND if there is no such alias, and
+        FAILED_PRECONDITION if it is the server's default.
+        """
+
+    @_abc_1.abstractmethod
     def GetServerInfo(
         self,
         request: _image_search_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_image_search_pb2.GetServerInfoResponse, _abc.Awaitable[_image_search_pb2.GetServerInfoResponse]]:
-        """Gets what this server is: its version, model, backends, collections and limits."""
+        """Gets what this server is: its version, models, backends, collections and limits."""
 
 def add_ImageSearchServiceServicer_to_server(servicer: ImageSearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -9,15 +9,14 @@ with an error in its last digit (tried), and a copy of a copy would drift.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypeAlias
 from uuid import UUID
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clipsearch_server.ports import Embeddings, StoredImage
+from clipsearch_server.ports import Embedding, Embeddings, StoredImage
 
 Payload: TypeAlias = dict[str, Any]
 
@@ -78,10 +77,16 @@ def checked_embeddings(embeddings: Embeddings, count: int, embedding_dim: int) -
     return np.asarray(embeddings, dtype=np.float32)
 
 
-def checked_embedding(embedding: NDArray[np.float32], embedding_dim: int) -> NDArray[np.float32]:
+def checked_embedding(embedding: Embedding, embedding_dim: int) -> Embedding:
     """Returns a query's embedding as float32. Raises ValueError unless it is (embedding_dim,) and
     finite."""
     vector = np.asarray(embedding, dtype=np.float32)
     if vector.shape != (embedding_dim,) or not np.isfinite(vector).all():
         raise ValueError(f"not a finite embedding of {embedding_dim} dimensions")
     return vector
+
+
+def best_first(scored: Iterable[tuple[UUID, float]]) -> list[tuple[UUID, float]]:
+    """Returns ids and scores by falling score, then by rising id: an index may put equal scores
+    into any order."""
+    return sorted(scored, key=lambda it: (-it[1], it[0]))

@@ -7,43 +7,27 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from time import perf_counter
-from typing import Any, TypeAlias
-
-import grpc
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceServicer
-from clipsearch_server.budget import Budget
-from clipsearch_server.engine import SearchEngine
-from clipsearch_server.errors import CollectionNotFound, InvalidRequest
+from clipsearch_server.catalog import Catalog
+from clipsearch_server.errors import InvalidRequest
 from clipsearch_server.rpc import convert, transfer
+from clipsearch_server.rpc.collection_methods import CollectionMethods
+from clipsearch_server.rpc.options import Context, ServiceOptions
+from clipsearch_server.rpc.query_methods import QueryMethods
 from clipsearch_server.rpc.request_ids import RequestIds, request_digest
 from clipsearch_server.rpc.status import reason_of, to_status
 from clipsearch_server.rpc.streams import map_unordered
 
 logger = logging.getLogger(__name__)
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceOptions:
-    """What the service tells its callers, and the bounds it sets them."""
-
-    collection: str
-    default_limit: int
-    max_in_flight_per_stream: int
-    memory: Budget  # bytes of the images that are being added
-    info: pb.GetServerInfoResponse  # but for what changes: the collections, and what runs them
-
-
-class ImageSearchServicer(ImageSearchServiceServicer):
+class ImageSearchServicer(QueryMethods, CollectionMethods, ImageSearchServiceServicer):
     """Implements clipsearch.v1.ImageSearchService; the .proto file says what each method does."""
 
-    def __init__(self, engine: SearchEngine, options: ServiceOptions) -> None:
-        self._engine = engine
+    def __init__(self, catalog: Catalog, options: ServiceOptions) -> None:
+        self._catalog = catalog
         self._options = options
         self._request_ids = RequestIds()
 
@@ -69,54 +53,37 @@ class ImageSearchServicer(ImageSearchServiceServicer):
             counts = " ".join(f"{outcome}={count}" for outcome, count in outcomes.most_common())
             logger.info("added items=%d %s", outcomes.total(), counts)
 
-    async def QueryText(
-        self, request: pb.QueryTextRequest, context: Context
-    ) -> pb.QueryTextResponse:
-        start = perf_counter()
-        self._check_collection(request.collection)
-        query = convert.text_query(request, default_limit=self._options.default_limit)
-        found = await self._engine.query_text(
-            query.text,
-            limit=query.limit,
-            offset=query.offset,
-            score_threshold=query.score_threshold,
-        )
-        response = convert.query_text_response(request, query, found)
-        timing = found.stages.seconds | {"total": perf_counter() - start}
-        context.set_trailing_metadata((("server-timing", _server_timing(timing)),))
-        return response
-
     async def GetImage(self, request: pb.GetImageRequest, context: Context) -> pb.GetImageResponse:
-        self._check_collection(request.collection)
-        stored = await self._engine.get(convert.image_id(request.id))
+        engine = await self._catalog.engine(request.collection)
+        stored = await engine.get(convert.image_id(request.id))
         return pb.GetImageResponse(image=convert.image(stored))
 
     async def ListImages(
         self, request: pb.ListImagesRequest, context: Context
     ) -> pb.ListImagesResponse:
-        self._check_collection(request.collection)
+        engine = await self._catalog.engine(request.collection)
         limit = convert.page_limit(
             "page_size", request.page_size, default=convert.DEFAULT_PAGE_SIZE
         )
-        page = await self._engine.list(limit=limit, start_id=convert.list_start(request.page_token))
-        return convert.list_response(page, await self._engine.count())
+        page = await engine.list(limit=limit, start_id=convert.list_start(request.page_token))
+        return convert.list_response(page, await engine.count())
 
     async def DeleteImage(
         self, request: pb.DeleteImageRequest, context: Context
     ) -> pb.DeleteImageResponse:
-        self._check_collection(request.collection)
-        await self._engine.delete(convert.image_id(request.id))
+        engine = await self._catalog.engine(request.collection)
+        await engine.delete(convert.image_id(request.id))
         return pb.DeleteImageResponse()
 
     async def ExportImages(
         self, request: pb.ExportImagesRequest, context: Context
     ) -> AsyncIterator[pb.ExportImagesResponse]:
-        self._check_collection(request.collection)
+        engine = await self._catalog.engine(request.collection)
         start_id = convert.image_id(request.start_id, "start_id") if request.start_id else None
         yield pb.ExportImagesResponse(
-            model=self._options.info.model, total_size=await self._engine.count()
+            model=self._options.info.model, total_size=await engine.count()
         )
-        async for page in self._engine.export_images(start_id=start_id):
+        async for page in engine.export_images(start_id=start_id):
             yield transfer.export_response(page)
 
     async def ImportImages(
@@ -131,38 +98,39 @@ class ImageSearchServicer(ImageSearchServiceServicer):
             if isinstance(request, InvalidRequest):  # it could not be parsed: see `interceptors`
                 raise request
             if is_first:
-                self._check_collection(request.collection)
+                engine = await self._catalog.engine(request.collection)
                 transfer.check_model(request, model)
                 is_first = False
             images, embeddings = transfer.imported_images(request, model.embedding_dim)
-            await self._engine.import_images(images, embeddings)
+            await engine.import_images(images, embeddings)
             image_count += len(images)
             yield pb.ImportImagesResponse(image_count=image_count)
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
+        engine = await self._catalog.engine("")
         response = pb.GetServerInfoResponse()
         response.CopyFrom(self._options.info)
-        response.encoder = self._engine.encoder_description
-        response.index = self._engine.index_description
+        response.encoder = engine.encoder_description
+        response.index = engine.index_description
         response.collections.add(
             name=self._options.collection,
-            image_count=await self._engine.count(),
+            image_count=await engine.count(),
             is_default=True,
         )
         return response
 
     async def _add(self, request: pb.AddImageRequest) -> pb.AddImageResponse:
-        self._check_collection(request.collection)
+        engine = await self._catalog.engine(request.collection)
         new = convert.new_image(request)
         request_id = convert.optional_id(request.request_id, "request_id")
         if request_id is None:
             del request  # its content was copied
-            return convert.add_response(await self._engine.add(new))
+            return convert.add_response(await engine.add(new))
 
         async def answer() -> pb.AddImageResponse:
-            return convert.add_response(await self._engine.add(new))
+            return convert.add_response(await engine.add(new))
 
         digest = await asyncio.to_thread(request_digest, request)
         del request
@@ -184,10 +152,6 @@ class ImageSearchServicer(ImageSearchServiceServicer):
         except Exception as error:  # every error has a status; see `to_status`
             return pb.AddImagesResponse(item_id=item_id, error=to_status(error))
 
-    def _check_collection(self, name: str) -> None:
-        if name and name != self._options.collection:
-            raise CollectionNotFound(name)
-
 
 def _outcome(response: pb.AddImagesResponse) -> str:
     if response.WhichOneof("result") == "error":
@@ -197,8 +161,3 @@ def _outcome(response: pb.AddImagesResponse) -> str:
 
 def _content_bytes(request: pb.AddImagesRequest | InvalidRequest) -> int:
     return 0 if isinstance(request, InvalidRequest) else len(request.request.content)
-
-
-def _server_timing(seconds: dict[str, float]) -> str:
-    """Stages in the format of W3C Server-Timing: names and milliseconds."""
-    return ", ".join(f"{name};dur={value * 1000:.3f}" for name, value in seconds.items())

@@ -22,6 +22,9 @@ CODES: dict[type[errors.ClipsearchError], int] = {
     # Not UNAVAILABLE: every client would retry, and hammer a host that is not ours.
     errors.SourceFailed: code_pb2.FAILED_PRECONDITION,
     errors.NotFound: code_pb2.NOT_FOUND,
+    errors.CollectionExists: code_pb2.ALREADY_EXISTS,
+    errors.CollectionInUse: code_pb2.FAILED_PRECONDITION,
+    errors.TooManyCollections: code_pb2.RESOURCE_EXHAUSTED,
     errors.ModelMismatch: code_pb2.FAILED_PRECONDITION,
     errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     errors.StorageFull: code_pb2.RESOURCE_EXHAUSTED,

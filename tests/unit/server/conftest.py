@@ -19,10 +19,12 @@ from clipsearch.v1.image_search_pb2_grpc import (
 )
 from clipsearch_server.adding import Duplicates, ImageAdder
 from clipsearch_server.budget import Budget
+from clipsearch_server.catalog import Catalog
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.ports import ImageDecoder
 from clipsearch_server.rpc.interceptors import CallInterceptor
-from clipsearch_server.rpc.servicer import ImageSearchServicer, ServiceOptions
+from clipsearch_server.rpc.options import ServiceOptions
+from clipsearch_server.rpc.servicer import ImageSearchServicer
 from clipsearch_server.text import Tokenizer
 from fake_qdrant import FakeQdrant
 from fakes import FakeEncoder, FakeFetcher, FakeIndex, InProcessDecoder
@@ -140,7 +142,9 @@ async def serving(
     )
     interceptor = CallInterceptor(max_in_flight=8, default_deadline_s=default_deadline_s)
     server = grpc.aio.server(interceptors=[interceptor])
-    add_ImageSearchServiceServicer_to_server(ImageSearchServicer(engine, options), server)
+    add_ImageSearchServiceServicer_to_server(
+        ImageSearchServicer(Catalog("images", engine), options), server
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

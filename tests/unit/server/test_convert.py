@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipsearch.v1 import image_search_pb2 as pb
-from clipsearch_server.engine import Stages, TextHits
+from clipsearch_server.engine import ScoredImage, Stages, TextHits
 from clipsearch_server.errors import InvalidRequest
-from clipsearch_server.ports import ImagePage, ScoredImage, StoredImage
+from clipsearch_server.ports import ImagePage, StoredImage
 from clipsearch_server.rpc import convert
 
 IMAGE = StoredImage(

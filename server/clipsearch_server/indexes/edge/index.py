@@ -6,6 +6,7 @@ docs/decisions/0001-edge-in-its-own-process.md says why; the modules beside this
 from __future__ import annotations
 
 import asyncio
+import builtins  # EdgeIndex has a method named list
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from importlib.metadata import version
@@ -15,7 +16,6 @@ from typing import Self
 from uuid import UUID
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipsearch_server.errors import (
     DeadlineExceeded,
@@ -36,6 +36,7 @@ from clipsearch_server.indexes.edge.protocol import (
     Delete,
     FindContent,
     Get,
+    GetEmbeddings,
     GetStats,
     Points,
     Scroll,
@@ -50,9 +51,11 @@ from clipsearch_server.indexes.points import (
 )
 from clipsearch_server.ports import (
     EmbeddedPage,
+    Embedding,
     Embeddings,
     ImagePage,
-    ScoredImage,
+    NearestQuery,
+    ScoredId,
     StoredImage,
 )
 
@@ -143,19 +146,18 @@ class EdgeIndex:
                 self._shard.note_added(len(some))
 
     async def search(
-        self,
-        embedding: NDArray[np.float32],
-        *,
-        limit: int,
-        offset: int = 0,
-        score_threshold: float | None = None,
-    ) -> list[ScoredImage]:
-        vector = checked_embedding(embedding, self._card.embedding_dim)
+        self, queries: Sequence[NearestQuery]
+    ) -> builtins.list[builtins.list[ScoredId]]:
+        for query in queries:
+            checked_embedding(query.embedding, self._card.embedding_dim)
         with self._admitted():
-            hits = await self._shard.read(Search(vector, limit, offset, score_threshold))
-        return [
-            ScoredImage(from_payload(image_id, payload), score) for image_id, score, payload in hits
-        ]
+            answers = await self._shard.read(Search(queries))
+        return [[ScoredId(*hit) for hit in hits] for hits in answers]
+
+    async def get_embeddings(self, ids: Sequence[UUID]) -> dict[UUID, Embedding]:
+        with self._admitted():
+            found: dict[UUID, Embedding] = await self._shard.read(GetEmbeddings(ids))
+        return found
 
     async def get(self, ids: Sequence[UUID]) -> list[StoredImage]:
         with self._admitted():

@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -40,6 +41,7 @@ from clipsearch_server.indexes.edge.protocol import (
     Flush,
     Forget,
     Get,
+    GetEmbeddings,
     GetStats,
     Optimize,
     Ordered,
@@ -154,17 +156,22 @@ class _Server:
             self._answer_searches(searches)
 
     def _answer_searches(self, searches: Sequence[tuple[int, Search]]) -> None:
+        queries = [query for _, search in searches for query in search.queries]
         try:
-            answers: Sequence[object] = self._shard.search([search for _, search in searches])
+            answers = iter(self._shard.search(queries))
         except ClipsearchError as error:
-            answers = [error] * len(searches)
-        for (message_id, _), answer in zip(searches, answers, strict=True):
-            self._reply(message_id, answer)
+            for message_id, _ in searches:
+                self._reply(message_id, error)
+            return
+        for message_id, search in searches:
+            self._reply(message_id, list(islice(answers, len(search.queries))))
 
     def _read(self, request: OtherRead) -> object:
         match request:
             case Get(ids):
                 return self._shard.get(ids)
+            case GetEmbeddings(ids):
+                return self._shard.get_embeddings(ids)
             case FindContent(sha256):
                 return self._shard.find_content(sha256)
             case Scroll(limit, start_id):

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from clipsearch_server.indexes.points import Payload
-from clipsearch_server.ports import Embeddings
+from clipsearch_server.ports import Embeddings, NearestQuery
 
 # A message carries at most so many points. A write, or a page of a copy, is what a query may have
 # to wait for: 32 points of 512 dimensions take Edge 2 to 4 ms. Larger batches store no faster,
@@ -42,17 +42,21 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """-> list of (id, score, payload), best first."""
+    """-> for each query a list of (id, score), best first."""
 
-    vector: Embeddings  # (d,)
-    limit: int
-    offset: int
-    score_threshold: float | None
+    queries: Sequence[NearestQuery]
 
 
 @dataclass(frozen=True, slots=True)
 class Get:
     """-> list of (id, payload), in no order; unknown ids are left out."""
+
+    ids: Sequence[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class GetEmbeddings:
+    """-> dict of id to embedding, (d,) float32; unknown ids are left out."""
 
     ids: Sequence[UUID]
 
@@ -139,7 +143,7 @@ class Optimize:
     else meanwhile."""
 
 
-OtherRead: TypeAlias = Get | FindContent | Scroll | Count | GetStats
+OtherRead: TypeAlias = Get | GetEmbeddings | FindContent | Scroll | Count | GetStats
 Read: TypeAlias = Search | OtherRead
 Ordered: TypeAlias = Upsert | Delete | CopyPage | CopyIds | Flush | Optimize
 Request: TypeAlias = Read | Ordered

@@ -23,9 +23,9 @@ import qdrant_edge as edge
 
 from clipsearch_server.errors import IndexUnavailable, StartupError, StorageFull
 from clipsearch_server.indexes.edge.durable import replace_file
-from clipsearch_server.indexes.edge.protocol import Points, Search, Stats
-from clipsearch_server.indexes.pages import cut, window
-from clipsearch_server.indexes.points import CONTENT_KEY, Payload
+from clipsearch_server.indexes.edge.protocol import Points, Stats
+from clipsearch_server.indexes.points import CONTENT_KEY, Payload, best_first
+from clipsearch_server.ports import Embedding, NearestQuery
 
 Entry: TypeAlias = tuple[UUID, Payload]
 
@@ -128,28 +128,24 @@ class Shard:
             self._set_floor(max(0, self._least_points - _FLOOR_STEP))
         self._update(edge.UpdateOperation.delete_points(list(ids)))
 
-    def search(self, searches: Sequence[Search]) -> list[list[tuple[UUID, float, Payload]]]:
-        """Answers searches together: eight at a time cost half as much each as one."""
+    def search(self, queries: Sequence[NearestQuery]) -> list[list[tuple[UUID, float]]]:
+        """Answers queries together: eight at a time cost half as much each as one."""
         requests = [
             edge.QueryRequest(
-                query=edge.Query.Nearest(search.vector.tolist()),
-                limit=window(search.offset, search.limit),
-                score_threshold=search.score_threshold,
+                query=edge.Query.Nearest(query.embedding.tolist()),
+                limit=query.limit,
+                score_threshold=query.score_threshold,
             )
-            for search in searches
+            for query in queries
         ]
         with _explained():
             answers = self._shard.query_batch(edge.QueryBatchRequest(requests))
-        pages = [
-            cut(
-                ((point.score, _uuid(point.id)) for point in points),
-                offset=search.offset,
-                limit=search.limit,
-            )
-            for search, points in zip(searches, answers, strict=True)
-        ]
-        payloads = dict(self.get(list({image_id for page in pages for _, image_id in page})))
-        return [[(image_id, score, payloads[image_id]) for score, image_id in p] for p in pages]
+        return [best_first((_uuid(it.id), it.score) for it in points) for points in answers]
+
+    def get_embeddings(self, ids: Sequence[UUID]) -> dict[UUID, Embedding]:
+        with _explained():
+            points = _points(self._shard.retrieve(list(ids), False, True))
+        return dict(zip(points.ids, points.vectors, strict=True))
 
     def get(self, ids: Sequence[UUID]) -> list[Entry]:
         with _explained():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins  # QdrantIndex has a method named list
 import logging
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -12,7 +13,6 @@ from typing import Any, Self
 from uuid import UUID
 
 import numpy as np
-from numpy.typing import NDArray
 from qdrant_client import AsyncQdrantClient, models
 
 from clipsearch_server.batching import Batcher
@@ -23,9 +23,9 @@ from clipsearch_server.errors import (
 )
 from clipsearch_server.indexes.admission import Admission
 from clipsearch_server.indexes.card import CollectionCard
-from clipsearch_server.indexes.pages import cut, window
 from clipsearch_server.indexes.points import (
     CONTENT_KEY,
+    best_first,
     checked_embedding,
     checked_embeddings,
     from_payload,
@@ -36,9 +36,11 @@ from clipsearch_server.indexes.qdrant.connection import QdrantServer
 from clipsearch_server.indexes.qdrant.faults import completed, explained, is_of_one
 from clipsearch_server.ports import (
     EmbeddedPage,
+    Embedding,
     Embeddings,
     ImagePage,
-    ScoredImage,
+    NearestQuery,
+    ScoredId,
     StoredImage,
 )
 
@@ -154,28 +156,31 @@ class QdrantIndex:
             await self._upserts.submit(points)
 
     async def search(
-        self,
-        embedding: NDArray[np.float32],
-        *,
-        limit: int,
-        offset: int = 0,
-        score_threshold: float | None = None,
-    ) -> list[ScoredImage]:
-        vector = checked_embedding(embedding, self._card.embedding_dim)
-        async with self._call():
-            found = await self._client.query_points(
-                self._name,
-                vector.tolist(),
-                limit=window(offset, limit),
-                score_threshold=score_threshold,
-                search_params=self._collection.search_params,
+        self, queries: Sequence[NearestQuery]
+    ) -> builtins.list[builtins.list[ScoredId]]:
+        requests = [
+            models.QueryRequest(
+                query=checked_embedding(query.embedding, self._card.embedding_dim).tolist(),
+                limit=query.limit,
+                score_threshold=query.score_threshold,
+                params=self._collection.search_params,
                 with_payload=False,
             )
-            scored = ((point.score, _uuid(point.id)) for point in found.points)
-            page = cut(scored, offset=offset, limit=limit)
-            stored = await self._retrieve([image_id for _, image_id in page])
-        # What was deleted between the two calls is left out.
-        return [ScoredImage(stored[id_], score) for score, id_ in page if id_ in stored]
+            for query in queries
+        ]
+        async with self._call():
+            answers = await self._client.query_batch_points(self._name, requests)
+        return [
+            [ScoredId(*hit) for hit in best_first((_uuid(it.id), it.score) for it in answer.points)]
+            for answer in answers
+        ]
+
+    async def get_embeddings(self, ids: Sequence[UUID]) -> dict[UUID, Embedding]:
+        async with self._call():
+            records = await self._client.retrieve(
+                self._name, list(ids), with_payload=False, with_vectors=True
+            )
+        return {_uuid(record.id): np.array(record.vector, np.float32) for record in records}
 
     async def get(self, ids: Sequence[UUID]) -> list[StoredImage]:
         async with self._call():
