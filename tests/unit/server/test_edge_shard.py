@@ -11,7 +11,7 @@ import pytest
 
 from clipsearch_server.errors import FilterRefused
 from clipsearch_server.filters import Condition, Exists, Filter, MatchAny
-from clipsearch_server.indexes.edge import shard as edge_shard
+from clipsearch_server.indexes.edge import filters as edge_filters
 from clipsearch_server.indexes.edge.protocol import Points
 from clipsearch_server.indexes.edge.shard import Shard
 from clipsearch_server.indexes.points import to_payload
@@ -25,7 +25,7 @@ FIVE = MatchAny("metadata.n", (1.0, 2.0, 3.0, 4.0, 5.0))  # of which Edge makes 
 
 @pytest.fixture
 def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shard]:
-    monkeypatch.setattr(edge_shard, "_MAX_TESTS", 5 * POINTS - 1)
+    monkeypatch.setattr(edge_filters, "_MAX_TESTS", 5 * POINTS - 1)
     shard = Shard.create(tmp_path / "shard", 4)
     images = [an_image(n, metadata={"n": n}) for n in range(POINTS)]
     ids, payloads = [image.id for image in images], [to_payload(image) for image in images]
