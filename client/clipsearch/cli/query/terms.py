@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from clipsearch import QueryTerm
-from clipsearch.cli.sources import URL, UnreadableError, check_file, explain, printable
+from clipsearch.cli.sources import URL, Source, UnreadableError, printable
 
 # `::0.5` at the end, as Midjourney's users write it. Texts, files and URLs do not end so.
 _WEIGHT = re.compile(r"(.*?)\s*::\s*(-?(?:\d+\.?\d*|\.\d+))", re.DOTALL | re.ASCII)
@@ -45,11 +45,10 @@ class Term:
         if self.path is None:
             return QueryTerm(image_id=self.name, weight=self.weight)
         try:
-            check_file(self.path, max_bytes)
-            content = self.path.read_bytes()
-        except (OSError, UnreadableError) as error:
-            raise UnreadableError(f"{printable(self.name)}: {explain(error)}") from error
-        return QueryTerm(image_content=content, weight=self.weight)
+            item = Source(self.name, path=self.path).read("", {}, max_bytes)
+        except UnreadableError as error:
+            raise UnreadableError(f"{printable(self.name)}: {error}") from error
+        return QueryTerm(image_content=item.content, weight=self.weight)
 
     def __str__(self) -> str:
         if not self.is_image:
