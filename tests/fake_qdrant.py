@@ -163,8 +163,8 @@ class _Points(PointsServicer):
     async def Count(self, request: Any, context: Any) -> Message:
         return q.CountResponse(result=q.CountResult(count=0))
 
-    async def Query(self, request: Any, context: Any) -> Message:
-        return q.QueryResponse()
+    async def QueryBatch(self, request: Any, context: Any) -> Message:
+        return q.QueryBatchResponse(result=[q.BatchResult() for _ in request.query_points])
 
     async def Get(self, request: Any, context: Any) -> Message:
         return q.GetResponse()

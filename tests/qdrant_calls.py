@@ -12,12 +12,13 @@ import numpy as np
 from clipsearch_server.indexes.qdrant.collection import CollectionLayout
 from clipsearch_server.indexes.qdrant.connection import QdrantServer
 from clipsearch_server.indexes.qdrant.index import QdrantIndex
-from clipsearch_server.ports import StoredImage
+from clipsearch_server.ports import NearestQuery, StoredImage
 from fake_qdrant import FakeQdrant
 
 DIM = 4
 BORN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 VECTOR = np.array([1, 0, 0, 0], np.float32)
+NEAREST = NearestQuery(embedding=VECTOR, limit=1)
 WAIT_S = 10.0  # for what takes milliseconds; CI's cores are shared
 
 
@@ -62,13 +63,14 @@ def an_image(number: int, **changes: Any) -> StoredImage:
 Call = Callable[[QdrantIndex], Awaitable[Any]]
 READS: list[Call] = [
     lambda index: index.count(),
-    lambda index: index.search(VECTOR, limit=1),
+    lambda index: index.search([NEAREST]),
+    lambda index: index.get_embeddings([UUID(int=1)]),
     lambda index: index.get([UUID(int=1)]),
     lambda index: index.find_content("a" * 64),
     lambda index: index.list(limit=1),
     lambda index: index.list_embedded(limit=1),
 ]
-READ_METHODS = ["Count", "Query", "Get", "Scroll", "Scroll", "Scroll"]
+READ_METHODS = ["Count", "QueryBatch", "Get", "Get", "Scroll", "Scroll", "Scroll"]
 WRITES: list[Call] = [
     lambda index: index.upsert([an_image(1)], VECTOR[None]),
     lambda index: index.delete([UUID(int=1)]),

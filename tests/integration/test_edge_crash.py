@@ -28,7 +28,7 @@ from clipsearch_server.errors import (
     StorageFull,
 )
 from clipsearch_server.indexes.edge.index import EdgeIndex
-from clipsearch_server.ports import StoredImage
+from clipsearch_server.ports import NearestQuery, ScoredId, StoredImage
 from edge_driver import DIM, WORKERS, embedding, image, open_index, state_after
 
 MAX_REOPEN_S = 5.0
@@ -150,7 +150,7 @@ async def test_who_gives_up_takes_a_place_until_the_index_has_answered(tmp_path:
             for _ in range(3):
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.05):
-                        await index.search(embedding(0, 0)[0], limit=1)
+                        await nearest(index, 0, 0)
             with pytest.raises(Overloaded):
                 await index.count()
         finally:
@@ -305,9 +305,14 @@ async def every_image(index: EdgeIndex) -> list[StoredImage]:
     return images
 
 
+async def nearest(index: EdgeIndex, key: int, step: int) -> list[ScoredId]:
+    (hits,) = await index.search([NearestQuery(embedding=embedding(key, step)[0], limit=10)])
+    return hits
+
+
 async def check_embedding(index: EdgeIndex, image_id: UUID, step: int) -> None:
-    (hit,) = await index.search(embedding(image_id.int >> 64, step)[0], limit=1)
-    assert hit.image.id == image_id
+    hit = (await nearest(index, image_id.int >> 64, step))[0]
+    assert hit.id == image_id
     assert hit.score == pytest.approx(1, abs=1e-5)
 
 
@@ -375,7 +380,7 @@ async def test_a_full_disk_refuses_writes_and_still_reads(small_disk: Path) -> N
         with pytest.raises(StorageFull):
             await index.optimize()
         assert await index.count() == 10
-        assert len(await index.search(embedding(3, 0)[0], limit=10)) == 10
+        assert len(await nearest(index, 3, 0)) == 10
         await asyncio.to_thread(filler.unlink)
         await store(index, 20)
         assert await index.count() == 20

@@ -18,7 +18,7 @@ from clipsearch_server.indexes.qdrant.collection import CollectionLayout
 from clipsearch_server.indexes.qdrant.index import QdrantIndex
 from clipsearch_server.rpc.health import HealthReporter
 from fake_qdrant import FakeQdrant, Hang
-from qdrant_calls import ALL, DIM, VECTOR, WAIT_S, an_index
+from qdrant_calls import ALL, DIM, NEAREST, WAIT_S, an_index
 
 
 @pytest_asyncio.fixture
@@ -85,8 +85,8 @@ async def test_a_new_collection_is_made_as_the_settings_say(qdrant: FakeQdrant) 
         (field,) = qdrant.requests["Points/CreateFieldIndex"]
         assert (field.field_name, field.wait) == ("sha256", True)
         assert field.field_type == q.FieldType.FieldTypeKeyword
-        await index.search(VECTOR, limit=1)
-        quantization = qdrant.requests["Points/Query"][0].params.quantization
+        await index.search([NEAREST])
+        quantization = qdrant.requests["Points/QueryBatch"][0].query_points[0].params.quantization
         assert (quantization.rescore, quantization.oversampling) == (True, 2.0)
         assert index.description == f"qdrant 1.20.1 at 127.0.0.1:{qdrant.port}"
 
@@ -94,8 +94,8 @@ async def test_a_new_collection_is_made_as_the_settings_say(qdrant: FakeQdrant) 
 async def test_the_default_keeps_full_vectors_only(index: QdrantIndex, qdrant: FakeQdrant) -> None:
     (made,) = qdrant.requests["Collections/Create"]
     assert not made.HasField("quantization_config")
-    await index.search(VECTOR, limit=1)
-    assert not qdrant.requests["Points/Query"][0].HasField("params")
+    await index.search([NEAREST])
+    assert not qdrant.requests["Points/QueryBatch"][0].query_points[0].HasField("params")
 
 
 async def test_eight_bits_are_scalar(qdrant: FakeQdrant) -> None:
