@@ -6,6 +6,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -14,11 +15,11 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from clipsearch_server.indexes.edge.index import EdgeIndex
 from clipsearch_server.indexes.qdrant.collection import CollectionLayout
 from clipsearch_server.indexes.qdrant.connection import QdrantServer
-from clipsearch_server.indexes.qdrant.index import QdrantIndex
+from clipsearch_server.indexes.qdrant.store import QdrantStore
 from clipsearch_server.ports import (
+    CollectionSpec,
     Embedding,
     Embeddings,
     ImageIndex,
@@ -26,6 +27,7 @@ from clipsearch_server.ports import (
     ScoredId,
     StoredImage,
 )
+from edge_indexes import an_edge_index
 from fakes import FakeIndex
 from in_memory_qdrant import InMemoryQdrant
 
@@ -45,17 +47,20 @@ pytestmark = [
 ]
 
 
-def qdrant_index(server: QdrantServer, collection: str) -> QdrantIndex:
-    return QdrantIndex(
+SPEC = CollectionSpec(model_id="test", fingerprint="0" * 64, embedding_dim=DIM)
+
+
+@asynccontextmanager
+async def qdrant_index(server: QdrantServer, name: str) -> AsyncIterator[ImageIndex]:
+    async with QdrantStore(
         server,
-        collection=collection,
-        model_id="test",
-        fingerprint="0" * 64,
-        embedding_dim=DIM,
+        default=name,
+        spec=SPEC,
         layout=CollectionLayout(),
         max_in_flight=1000,
         timeout_s=30,
-    )
+    ) as store:
+        yield await store.open(f"{name}-1")
 
 
 @pytest_asyncio.fixture(
@@ -81,19 +86,10 @@ async def opened(
                 yield qdrant
         finally:
             client = await asyncio.to_thread(server.connect, 30)
-            await client.delete_collection(name)
+            await client.delete_collection(f"{name}-1")
             await client.close()
         return
-    async with EdgeIndex(
-        tmp_path_factory.mktemp("data"),
-        collection="images",
-        model_id="test",
-        fingerprint="0" * 64,
-        embedding_dim=DIM,
-        optimize_after_points=1_000_000,
-        max_in_flight=1000,
-        timeout_s=30,
-    ) as index:
+    async with an_edge_index(tmp_path_factory.mktemp("data"), SPEC) as index:
         yield index
 
 
