@@ -66,7 +66,7 @@ async def an_impatient_index(qdrant: FakeQdrant) -> AsyncIterator[QdrantIndex]:
             "images-1",
             spec=a_spec(),
             address=server.address,
-            description="",
+            server_version=qdrant.version,
             max_in_flight=10,
             timeout_s=0.1,
         ) as index:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,11 +11,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from clipsearch_server.indexes.qdrant.collection import CollectionLayout
-from clipsearch_server.indexes.qdrant.connection import QdrantServer
-from clipsearch_server.indexes.qdrant.store import QdrantStore
 from clipsearch_server.ports import (
-    CollectionSpec,
     Embedding,
     Embeddings,
     ImageIndex,
@@ -27,17 +19,12 @@ from clipsearch_server.ports import (
     ScoredId,
     StoredImage,
 )
-from edge_indexes import an_edge_index
 from fakes import FakeIndex
-from in_memory_qdrant import InMemoryQdrant
+from stored_images import DIM, KINDS, an_image, an_open_index, embeddings
 
-DIM = 16
-BORN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SCORE_TOLERANCE = 1e-5  # float32, summed in whatever order
 EMBEDDING_TOLERANCE = 1e-6  # a store may normalise once more
 
-
-TEST_QDRANT = "CLIPSEARCH_TEST_QDRANT_URL"  # http://host:port of a real server's gRPC interface
 
 pytestmark = [
     # One index for all tests, emptied before each: to start Edge takes longer than to use it.
@@ -47,49 +34,14 @@ pytestmark = [
 ]
 
 
-SPEC = CollectionSpec(model_id="test", fingerprint="0" * 64, embedding_dim=DIM)
-
-
-@asynccontextmanager
-async def qdrant_index(server: QdrantServer, name: str) -> AsyncIterator[ImageIndex]:
-    async with QdrantStore(
-        server,
-        default=name,
-        spec=SPEC,
-        layout=CollectionLayout(),
-        max_in_flight=1000,
-        timeout_s=30,
-    ) as store:
-        yield await store.open(f"{name}-1")
-
-
-@pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=["edge", "fake", "qdrant", "qdrant-server"]
-)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["fake", *KINDS])
 async def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ImageIndex]:
     if request.param == "fake":
         yield FakeIndex(DIM)
         return
-    if request.param == "qdrant":
-        async with qdrant_index(InMemoryQdrant(url="http://in-memory"), "images") as qdrant:
-            yield qdrant
-        return
-    if request.param == "qdrant-server":
-        url = os.environ.get(TEST_QDRANT)  # noqa: TID251 - of the tests, not of the server
-        if url is None:
-            pytest.skip(f"{TEST_QDRANT} names no Qdrant server")
-        server, name = QdrantServer(url=url), f"test-{uuid.uuid4()}"
-        try:
-            async with qdrant_index(server, name) as qdrant:
-                yield qdrant
-        finally:
-            client = await asyncio.to_thread(server.connect, 30)
-            await client.delete_collection(f"{name}-1")
-            await client.close()
-        return
-    async with an_edge_index(tmp_path_factory.mktemp("data"), SPEC) as index:
+    async with an_open_index(request.param, tmp_path_factory.mktemp("data")) as index:
         yield index
 
 
@@ -99,33 +51,11 @@ async def index(opened: ImageIndex) -> ImageIndex:
     return opened
 
 
-def an_image(number: int, **changes: Any) -> StoredImage:
-    values: dict[str, Any] = {
-        "id": UUID(int=number),
-        "url": f"https://example.org/{number}",
-        "uri": f"picture {number}",
-        "metadata": {},
-        "sha256": f"{number:064x}",
-        "media_type": "image/png",
-        "width_px": 640,
-        "height_px": 480,
-        "size_bytes": 12_345,
-        "create_time": BORN,
-        "update_time": BORN + timedelta(microseconds=number % 1000),
-    }
-    return StoredImage(**(values | changes))
-
-
 async def nearest(
     index: ImageIndex, embedding: Embedding, *, limit: int = 10, **options: Any
 ) -> list[ScoredId]:
     (hits,) = await index.search([NearestQuery(embedding=embedding, limit=limit, **options)])
     return hits
-
-
-def embeddings(n: int, seed: int = 0) -> Embeddings:
-    vectors = np.random.default_rng(seed).standard_normal((n, DIM)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 async def test_an_image_comes_back_as_it_was(index: ImageIndex) -> None:

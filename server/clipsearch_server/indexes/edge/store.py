@@ -165,6 +165,7 @@ class EdgeStore:
             self._disk.folder(name),
             lock=self._lock.descriptor,
             embedding_dim=card.spec.embedding_dim,
+            indexed_fields=card.spec.indexed_fields,
             optimize_after_points=self._optimize_after_points,
             max_in_flight=self._max_in_flight,
             timeout_s=self._timeout_s,

@@ -10,7 +10,6 @@ from qdrant_client import AsyncQdrantClient, models
 
 from clipsearch_server.errors import IndexUnavailable, ModelMismatch
 from clipsearch_server.indexes.card import CollectionCard
-from clipsearch_server.indexes.points import CONTENT_KEY
 from clipsearch_server.ports import CollectionSpec
 
 Quantization: TypeAlias = Literal["none", "turbo4", "int8"]
@@ -18,9 +17,6 @@ Quantization: TypeAlias = Literal["none", "turbo4", "int8"]
 _METADATA_KEY = "clipsearch"  # of the collection's metadata, which others may add to
 MIN_VERSION = (1, 16)  # keeps metadata; an older one drops it without a word
 _MIN_VERSION_TURBO = (1, 18)
-
-# So many times what is asked for is found by compressed vectors, and scored anew by the originals.
-_OVERSAMPLING = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,20 +67,6 @@ class Collection:
                 f"does not hold single vectors of {spec.embedding_dim} dimensions by cosine"
             )
         return info
-
-    async def open(self, spec: CollectionSpec) -> models.SearchParams | None:
-        """Checks the collection, makes the indexes that it lacks, and returns how it is to be
-        searched. Cut short, it may be repeated."""
-        info = await self.check(spec)
-        if CONTENT_KEY not in info.payload_schema:
-            await self._client.create_payload_index(
-                self._name, CONTENT_KEY, models.PayloadSchemaType.KEYWORD, wait=True
-            )
-        if info.config.quantization_config is None:
-            return None
-        return models.SearchParams(
-            quantization=models.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING)
-        )
 
     async def write(self, card: CollectionCard) -> None:
         """Replaces what the collection says of itself."""
@@ -139,11 +121,18 @@ class Collection:
 
 def require_version(where: str, version: str, minimum: tuple[int, int], lack: str) -> None:
     """Raises IndexUnavailable if Qdrant is of an earlier version than ``minimum``."""
+    if is_older(version, minimum):
+        raise IndexUnavailable(f"{where}: version {version} {lack}; it takes {or_later(minimum)}")
+
+
+def is_older(version: str, minimum: tuple[int, int]) -> bool:
+    """Whether a version of Qdrant, if it is known, is an earlier one than ``minimum``."""
     match = re.match(r"(\d+)\.(\d+)", version)
-    if match is not None and (int(match[1]), int(match[2])) < minimum:
-        raise IndexUnavailable(
-            f"{where}: version {version} {lack}; it takes {minimum[0]}.{minimum[1]} or later"
-        )
+    return match is not None and (int(match[1]), int(match[2])) < minimum
+
+
+def or_later(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]} or later"
 
 
 def _quantization(layout: CollectionLayout) -> models.QuantizationConfig | None:

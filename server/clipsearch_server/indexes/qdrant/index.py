@@ -19,19 +19,19 @@ from clipsearch_server.indexes.admission import Admission
 from clipsearch_server.indexes.points import (
     CONTENT_KEY,
     best_first,
-    checked_embedding,
     checked_embeddings,
     from_payload,
     to_payload,
 )
-from clipsearch_server.indexes.qdrant.collection import Collection
 from clipsearch_server.indexes.qdrant.faults import checking, completed, explained, is_of_one
+from clipsearch_server.indexes.qdrant.open_collection import OpenCollection
 from clipsearch_server.ports import (
     CollectionSpec,
     EmbeddedPage,
     Embedding,
     Embeddings,
     ImagePage,
+    IndexedField,
     NearestQuery,
     ScoredId,
     StoredImage,
@@ -70,7 +70,7 @@ class QdrantIndex:
         *,
         spec: CollectionSpec,
         address: str,
-        description: str,
+        server_version: str,
         max_in_flight: int,
         timeout_s: float,
     ) -> None:
@@ -78,10 +78,11 @@ class QdrantIndex:
         self._name = name
         self._spec = spec
         self._address = address
-        self.description = description
+        self.description = f"qdrant {server_version} at {address}"
         self._timeout_s = timeout_s
-        self._collection = Collection(client, name, address=address)
-        self._search_params: models.SearchParams | None = None
+        self._collection = OpenCollection(
+            client, name, spec=spec, address=address, server_version=server_version
+        )
         self._mismatch: ModelMismatch | None = None  # why calls cannot be served
         self._calls = Admission(max_in_flight)
         # One at a time: what comes twice is stored in its order.
@@ -92,7 +93,7 @@ class QdrantIndex:
 
     async def __aenter__(self) -> Self:
         async with checking(self._address, self._timeout_s):
-            self._search_params = await self._collection.open(self._spec)
+            await self._collection.open()
         self._writer = asyncio.create_task(self._upserts.work(), name="upsert qdrant")
         return self
 
@@ -121,16 +122,7 @@ class QdrantIndex:
     async def search(
         self, queries: Sequence[NearestQuery]
     ) -> builtins.list[builtins.list[ScoredId]]:
-        requests = [
-            models.QueryRequest(
-                query=checked_embedding(query.embedding, self._spec.embedding_dim).tolist(),
-                limit=query.limit,
-                score_threshold=query.score_threshold,
-                params=self._search_params,
-                with_payload=False,
-            )
-            for query in queries
-        ]
+        requests = self._collection.request(queries)
         async with self._call():
             answers = await self._client.query_batch_points(self._name, requests)
         return [
@@ -180,11 +172,17 @@ class QdrantIndex:
         async with self._call():
             return (await self._client.count(self._name, exact=True)).count
 
+    async def add_indexed_fields(self, fields: Sequence[IndexedField]) -> None:
+        """Has these fields of the metadata indexed; returns when the indexes are complete. Raises
+        what a write does."""
+        async with self._call(write=True):
+            await self._collection.add_indexed_fields(fields)
+
     async def health(self) -> None:
         self._calls.require_open()
         try:
             async with checking(self._address, self._timeout_s):
-                await self._collection.check(self._spec)
+                await self._collection.check()
         except ModelMismatch as error:
             self._mismatch = error
             raise

@@ -303,7 +303,7 @@ class QdrantStore:
             name,
             spec=spec,
             address=self._address,
-            description=self.description,
+            server_version=self._version,
             max_in_flight=self._max_in_flight,
             timeout_s=self._timeout_s,
         )
