@@ -26,6 +26,7 @@ from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog
 from clipsearch_server.decoding.pool import WorkerPool
+from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.encoders.batching import BatchingEncoder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import StartupError
@@ -38,14 +39,18 @@ from clipsearch_server.rpc.health import HealthReporter
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
+from clipsearch_server.searching import ImageSearcher
 from clipsearch_server.settings import Settings
 from clipsearch_server.text import Tokenizer
+from clipsearch_server.text_embedding import TextEmbedder
 
 logger = logging.getLogger(__name__)
 
 # Room for the request around an image of the largest size.
 _MESSAGE_OVERHEAD_BYTES = 2**20
 _MAX_PENDING_CALLS = 20_000
+# Prompts that one request brings before an encoder at a time: those of others come in between.
+_MAX_TEXT_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,23 +118,28 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         executor = stack.enter_context(
             ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="engine")
         )
-        adder = ImageAdder(
+        images = ImageEmbedder(
             encoder=encoder,
-            index=index,
             fetcher=fetcher,
             decoder=decoder,
             executor=executor,
             max_image_bytes=settings.image.max_bytes,
             max_decoded=_max_decoded(settings),
             memory=memory,
-            duplicates=settings.duplicates,
+        )
+        texts = TextEmbedder(
+            encoder=encoder,
+            tokenizer=tokenizer,
+            executor=executor,
+            max_rows=min(_MAX_TEXT_ROWS, settings.encoder.max_waiting),
         )
         engine = SearchEngine(
             encoder=encoder,
             index=index,
-            adder=adder,
-            tokenizer=tokenizer,
-            executor=executor,
+            adder=ImageAdder(embedder=images, index=index, duplicates=settings.duplicates),
+            searcher=ImageSearcher(texts=texts, images=images, index=index, executor=executor),
+            texts=texts,
+            collection=settings.collection,
         )
         catalog = Catalog(settings.collection, engine)
         health = HealthReporter({"encoder": encoder.health, "index": index.health})
@@ -268,6 +278,7 @@ def _server(
     options = ServiceOptions(
         collection=settings.collection,
         default_limit=settings.default_limit,
+        near_duplicate_similarity=settings.near_duplicate_similarity,
         max_in_flight_per_stream=settings.max_in_flight_per_stream,
         memory=memory,
         info=info,

@@ -19,6 +19,7 @@ class ServiceOptions:
 
     collection: str
     default_limit: int
+    near_duplicate_similarity: float  # of images that are nearly the same: a cosine
     max_in_flight_per_stream: int
     memory: Budget  # bytes of the images that are being added
     info: pb.GetServerInfoResponse  # but for what changes: the collections, and what runs them
