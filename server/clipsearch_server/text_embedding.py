@@ -104,7 +104,7 @@ class TextEmbedder:
             rows: Embeddings = await self._encoder.encode_text(
                 pad(some, self._tokenizer.end_token_id)
             )
-            embeddings += rows
+            embeddings.extend(rows)
         return embeddings
 
 

@@ -20,6 +20,7 @@ from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_t
 from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog
+from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.indexes.qdrant.collection import CollectionLayout
@@ -30,9 +31,11 @@ from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.interceptors import CallInterceptor
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
+from clipsearch_server.searching import ImageSearcher
 from clipsearch_server.settings import DEMO_MODEL_DIR
 from clipsearch_server.testing import ServerProcess
 from clipsearch_server.text import Tokenizer
+from clipsearch_server.text_embedding import TextEmbedder
 from in_memory_qdrant import InMemoryQdrant
 
 PICTURES = Path(__file__).parents[2] / "demo" / "pictures"
@@ -67,28 +70,30 @@ async def on_qdrant(model: ModelFolder) -> AsyncIterator[str]:
     options = ServiceOptions(
         collection="images",
         default_limit=5,
+        near_duplicate_similarity=0.97,
         max_in_flight_per_stream=8,
         memory=memory,
         info=pb.GetServerInfoResponse(model=convert.model(card)),
     )
     async with OnnxEncoder(model) as encoder, index:
-        adder = ImageAdder(
+        executor = ThreadPoolExecutor(1)
+        images = ImageEmbedder(
             encoder=encoder,
-            index=index,
             fetcher=None,
             decoder=_NoDecoder(),
-            executor=ThreadPoolExecutor(1),
+            executor=executor,
             max_image_bytes=1,
             max_decoded=1,
             memory=memory,
-            duplicates="refuse",
         )
+        texts = TextEmbedder(encoder=encoder, tokenizer=tokenizer, executor=executor)
         engine = SearchEngine(
             encoder=encoder,
             index=index,
-            adder=adder,
-            tokenizer=tokenizer,
-            executor=ThreadPoolExecutor(1),
+            adder=ImageAdder(embedder=images, index=index, duplicates="refuse"),
+            searcher=ImageSearcher(texts=texts, images=images, index=index, executor=executor),
+            texts=texts,
+            collection="images",
         )
         server = grpc.aio.server(
             interceptors=[CallInterceptor(max_in_flight=100, default_deadline_s=60)]

@@ -26,9 +26,10 @@ DEFAULT_PAGE_SIZE = 100
 MAX_URI_BYTES = 2_048
 MAX_METADATA_BYTES = 16_384
 # protobuf reads 100 messages within each other; a level of metadata is two or three of them, and
-# what answers with it wraps it in up to four.
+# what answers with it wraps it in up to five.
 MAX_METADATA_DEPTH = 16
 MAX_ITEM_ID_BYTES = 256
+
 _UUID = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}", re.I)
 
 _OUTCOMES = {

@@ -20,12 +20,15 @@ from clipsearch.v1.image_search_pb2_grpc import (
 from clipsearch_server.adding import Duplicates, ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog
+from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.ports import ImageDecoder
 from clipsearch_server.rpc.interceptors import CallInterceptor
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
+from clipsearch_server.searching import ImageSearcher
 from clipsearch_server.text import Tokenizer
+from clipsearch_server.text_embedding import TextEmbedder
 from fake_qdrant import FakeQdrant
 from fakes import FakeEncoder, FakeFetcher, FakeIndex, InProcessDecoder
 
@@ -88,6 +91,12 @@ def duplicates() -> Duplicates:
 
 
 @pytest.fixture
+def prompt_templates() -> tuple[str, ...]:
+    """The collection's own; a test may parametrise it."""
+    return ()
+
+
+@pytest.fixture
 def engine(
     encoder: FakeEncoder,
     index: FakeIndex,
@@ -97,24 +106,26 @@ def engine(
     executor: ThreadPoolExecutor,
     memory: Budget,
     duplicates: Duplicates,
+    prompt_templates: tuple[str, ...],
 ) -> SearchEngine:
-    adder = ImageAdder(
+    images = ImageEmbedder(
         encoder=encoder,
-        index=index,
         fetcher=fetcher,
         decoder=decoder,
         executor=executor,
         max_image_bytes=100_000,
         max_decoded=8,
         memory=memory,
-        duplicates=duplicates,
     )
+    texts = TextEmbedder(encoder=encoder, tokenizer=tokenizer, executor=executor, max_rows=64)
     return SearchEngine(
         encoder=encoder,
         index=index,
-        adder=adder,
-        tokenizer=tokenizer,
-        executor=executor,
+        adder=ImageAdder(embedder=images, index=index, duplicates=duplicates),
+        searcher=ImageSearcher(texts=texts, images=images, index=index, executor=executor),
+        texts=texts,
+        collection="images-1",
+        prompt_templates=prompt_templates,
     )
 
 
@@ -136,6 +147,7 @@ async def serving(
     options = ServiceOptions(
         collection="images",
         default_limit=2,
+        near_duplicate_similarity=0.97,
         max_in_flight_per_stream=4,
         memory=memory,
         info=info,

@@ -16,11 +16,15 @@ from hypothesis import strategies as st
 
 from clipsearch_server.adding import AddedImage, AddOutcome, Duplicates, ImageAdder, NewImage
 from clipsearch_server.budget import Budget
+from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.ports import EmbeddedPage
+from clipsearch_server.searching import ImageSearcher
 from clipsearch_server.text import Tokenizer
+from clipsearch_server.text_embedding import TextEmbedder
 from fakes import FakeEncoder, FakeFetcher, FakeIndex, InProcessDecoder
 from samples import png
+from searches import find
 
 URL = "https://example.com/red.png"
 OWN = UUID(int=7)
@@ -70,7 +74,7 @@ async def test_a_duplicate_is_linked_to_the_first_without_embedding_it(
         assert twin.image.media_type == "image/png"
     assert (await engine.get(OWN)).uri == "mine"
     assert encoder.images_embedded == 1
-    found = await engine.query_text("red", limit=5)
+    found = await find(engine, "red", limit=5)
     assert len({hit.score for hit in found.hits}) == 1
     assert len(found.hits) == 3
 
@@ -133,7 +137,7 @@ async def test_a_twin_that_vanishes_meanwhile_is_none(
     assert (added.outcome, added.duplicate_of) == (AddOutcome.ADDED, None)
     assert added.image.duplicate_of is None
     assert encoder.images_embedded == 3
-    found = await engine.query_text("red", limit=1)
+    found = await find(engine, "red", limit=1)
     assert found.hits[0].image.id == OWN
 
 
@@ -149,7 +153,7 @@ async def test_known_content_at_an_old_url_replaces_it(
     assert (again.outcome, again.duplicate_of) == (AddOutcome.REPLACED, None)
     assert again.image.duplicate_of == (other.image.id if duplicates == "link" else None)
     assert encoder.images_embedded == 2
-    assert not [hit for hit in (await engine.query_text("red", limit=2)).hits if hit.score > 0.9]
+    assert not [hit for hit in (await find(engine, "red", limit=2)).hits if hit.score > 0.9]
 
 
 @pytest.mark.parametrize("duplicates", ALL)
@@ -220,23 +224,24 @@ def an_engine(
     memory = Budget(1000)
     fetcher = FakeFetcher(memory)
     with InThisThread() as executor:
-        adder = ImageAdder(
-            encoder=FakeEncoder(),
-            index=index,
+        encoder = FakeEncoder()
+        images = ImageEmbedder(
+            encoder=encoder,
             fetcher=fetcher,
             decoder=InProcessDecoder(size_px=4, max_pixels=1000),
             executor=executor,
             max_image_bytes=1000,
             max_decoded=4,
             memory=memory,
-            duplicates=duplicates,
         )
+        texts = TextEmbedder(encoder=encoder, tokenizer=tokenizer, executor=executor)
         engine = SearchEngine(
-            encoder=FakeEncoder(),
+            encoder=encoder,
             index=index,
-            adder=adder,
-            tokenizer=tokenizer,
-            executor=executor,
+            adder=ImageAdder(embedder=images, index=index, duplicates=duplicates),
+            searcher=ImageSearcher(texts=texts, images=images, index=index, executor=executor),
+            texts=texts,
+            collection="images",
         )
         yield engine, fetcher
 
@@ -280,7 +285,7 @@ def test_outcomes_are_those_of_a_simple_model(
         for image in images:
             colour, url, uri = stored[image.id]
             assert (image.url, image.uri) == (url, uri)
-            hits = (await engine.query_text(colour, limit=100)).hits
+            hits = (await find(engine, colour, limit=100)).hits
             assert next(hit.score for hit in hits if hit.image.id == image.id) > 0.9
 
     with an_engine(duplicates, FakeIndex(), tokenizer) as (engine, fetcher):
