@@ -37,7 +37,7 @@ class DataDir:
     def folder(self, name: str) -> CollectionFolder:
         """Returns where a collection is or would be. Raises ValueError if that is no folder of its
         own below ours."""
-        if name.startswith(".") or Path(name).name != name:
+        if not name or name.startswith(".") or Path(name).name != name:
             raise ValueError(f"{name!r} is no name of a collection")
         return CollectionFolder(self._collections / name)
 
