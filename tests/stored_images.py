@@ -15,11 +15,17 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from clipsearch_server.indexes.edge.index import EdgeIndex
 from clipsearch_server.indexes.qdrant.collection import CollectionLayout
 from clipsearch_server.indexes.qdrant.connection import QdrantServer
-from clipsearch_server.indexes.qdrant.index import QdrantIndex
-from clipsearch_server.ports import Embeddings, ImageIndex, IndexedField, StoredImage
+from clipsearch_server.indexes.qdrant.store import QdrantStore
+from clipsearch_server.ports import (
+    CollectionSpec,
+    Embeddings,
+    ImageIndex,
+    IndexedField,
+    StoredImage,
+)
+from edge_indexes import an_edge_index
 from in_memory_qdrant import InMemoryQdrant
 
 DIM = 16
@@ -48,36 +54,40 @@ async def an_open_index(
                 yield qdrant
         finally:
             client = await asyncio.to_thread(remote.connect, 30)
-            await client.delete_collection(name)
+            await client.delete_collection(f"{name}-1")
             await client.close()
         return
-    async with EdgeIndex(
-        data_dir,
-        collection="images",
-        model_id="test",
-        fingerprint="0" * 64,
-        embedding_dim=DIM,
-        optimize_after_points=1_000_000,
-        max_in_flight=1000,
-        timeout_s=30,
-        indexed_fields=indexed_fields,
-    ) as index:
+    async with an_edge_index(data_dir, a_spec(indexed_fields)) as index:
         yield index
 
 
-def _qdrant_index(
-    server: QdrantServer, collection: str, indexed_fields: Sequence[IndexedField]
-) -> QdrantIndex:
-    return QdrantIndex(
+@asynccontextmanager
+async def _qdrant_index(
+    server: QdrantServer, name: str, indexed_fields: Sequence[IndexedField]
+) -> AsyncIterator[ImageIndex]:
+    async with a_qdrant_store(server, name, a_spec(indexed_fields)) as store:
+        yield await store.open(f"{name}-1")
+
+
+def a_qdrant_store(server: QdrantServer, default: str, spec: CollectionSpec) -> QdrantStore:
+    return QdrantStore(
         server,
-        collection=collection,
-        model_id="test",
-        fingerprint="0" * 64,
-        embedding_dim=DIM,
+        default=default,
+        spec=spec,
         layout=CollectionLayout(),
         max_in_flight=1000,
         timeout_s=30,
-        indexed_fields=indexed_fields,
+    )
+
+
+def a_spec(
+    indexed_fields: Sequence[IndexedField] = (), *, fingerprint: str = "0" * 64, dim: int = DIM
+) -> CollectionSpec:
+    return CollectionSpec(
+        model_id="test",
+        fingerprint=fingerprint,
+        embedding_dim=dim,
+        indexed_fields=tuple(indexed_fields),
     )
 
 

@@ -142,8 +142,9 @@ class CollectionExists(ClipsearchError):
 
     reason = "COLLECTION_EXISTS"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"there is a collection or an alias named {name!r} already", name=name)
+    def __init__(self, name: str, message: str = "") -> None:
+        default = f"there is a collection or an alias named {name!r} already"
+        super().__init__(message or default, name=name)
 
 
 class CollectionInUse(ClipsearchError):

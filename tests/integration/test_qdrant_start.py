@@ -48,7 +48,7 @@ async def test_another_models_collection_ends_the_start() -> None:
         process = ServerProcess(*options(qdrant))
         await asyncio.to_thread(process.__enter__)
         await asyncio.to_thread(process.stop)
-        qdrant.collections["images"].config.metadata.clear()
+        qdrant.collections["images-1"].config.metadata.clear()
         with pytest.raises(StartupError, match="does not say which model filled it"):
             await asyncio.to_thread(ServerProcess(*options(qdrant)).__enter__)
     finally:

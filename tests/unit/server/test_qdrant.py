@@ -23,7 +23,17 @@ from clipsearch_server.indexes.qdrant.connection import QdrantServer
 from clipsearch_server.indexes.qdrant.index import QdrantIndex
 from clipsearch_server.ports import FieldType, IndexedField, NearestQuery
 from fake_qdrant import FakeQdrant, Hang
-from qdrant_calls import ALL, DIM, VECTOR, WAIT_S, WRITES, Call, an_image, an_index
+from qdrant_calls import (
+    ALL,
+    DIM,
+    VECTOR,
+    WAIT_S,
+    WRITES,
+    Call,
+    an_image,
+    an_impatient_index,
+    an_index,
+)
 
 CODES = grpc.StatusCode
 UNAVAILABLE = (CODES.UNAVAILABLE, "connection reset")
@@ -75,7 +85,7 @@ async def test_a_full_batch_is_repeated_too(index: QdrantIndex, qdrant: FakeQdra
 async def test_a_read_that_hangs_is_too_late(
     index: QdrantIndex, qdrant: FakeQdrant, call: Call, method: str
 ) -> None:
-    async with an_index(qdrant, timeout_s=0.1) as impatient:
+    async with an_impatient_index(qdrant) as impatient:
         qdrant.answer(f"Points/{method}", Hang())
         with pytest.raises(errors.DeadlineExceeded) as caught:
             await call(impatient)
@@ -84,9 +94,9 @@ async def test_a_read_that_hangs_is_too_late(
 
 @writing
 async def test_of_a_write_that_hangs_the_outcome_is_unknown(
-    qdrant: FakeQdrant, call: Call, method: str
+    index: QdrantIndex, qdrant: FakeQdrant, call: Call, method: str
 ) -> None:
-    async with an_index(qdrant, timeout_s=0.1) as impatient:
+    async with an_impatient_index(qdrant) as impatient:
         qdrant.answer(f"Points/{method}", Hang())
         with pytest.raises(errors.OutcomeUnknown, match="repeating it by the same id is safe"):
             await call(impatient)
