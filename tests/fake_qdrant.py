@@ -29,6 +29,13 @@ Failure: TypeAlias = (
 )  # code, details, trailing metadata
 Step: TypeAlias = Message | Failure | Callable[[], Awaitable[Message]] | None
 
+_DATA_TYPES = {
+    q.FieldType.FieldTypeKeyword: q.PayloadSchemaType.Keyword,
+    q.FieldType.FieldTypeFloat: q.PayloadSchemaType.Float,
+    q.FieldType.FieldTypeBool: q.PayloadSchemaType.Bool,
+    q.FieldType.FieldTypeDatetime: q.PayloadSchemaType.Datetime,
+}
+
 COMPLETED = q.PointsOperationResponse(result=q.UpdateResult(status=q.UpdateStatus.Completed))
 
 
@@ -150,7 +157,7 @@ class _Points(PointsServicer):
 
     async def CreateFieldIndex(self, request: Any, context: Any) -> Message:
         self._collections[request.collection_name].payload_schema[request.field_name].CopyFrom(
-            q.PayloadSchemaInfo(data_type=q.PayloadSchemaType.Keyword)
+            q.PayloadSchemaInfo(data_type=_DATA_TYPES[request.field_type])
         )
         return COMPLETED
 

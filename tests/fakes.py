@@ -24,6 +24,7 @@ from clipsearch_server.ports import (
     StoredImage,
     TokenIds,
 )
+from filtering import passes
 
 
 class FakeEncoder:
@@ -190,6 +191,7 @@ class FakeIndex:
             ScoredId(image.id, float(stored @ query.embedding))
             for image, stored in self._stored.values()
             if image.id not in query.exclude
+            and (query.filter is None or passes(image, query.filter))
         ]
         if query.score_threshold is not None:
             hits = [hit for hit in hits if hit.score >= query.score_threshold]

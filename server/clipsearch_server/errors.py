@@ -4,6 +4,7 @@
   + InvalidRequest            the caller's fault: a field of the request
     - InvalidImage            the content is no image we take
     - SourceNotAllowed        the URL points where this server does not go
+    - FilterRefused           the index does not take the filter
   + SourceFailed              the fault of the host that the URL names
   + NotFound                  there is no such image or collection
     - ImageNotFound
@@ -79,6 +80,15 @@ class SourceNotAllowed(InvalidRequest):
 
     def __init__(self) -> None:
         super().__init__("url", "this server does not fetch from the URL's address")
+
+
+class FilterRefused(InvalidRequest):
+    """The index does not take the filter: it would cost too much, or what stores it is too old."""
+
+    reason = "FILTER_REFUSED"
+
+    def __init__(self, message: str) -> None:
+        super().__init__("filter", message)
 
 
 class SourceFailed(ClipsearchError):

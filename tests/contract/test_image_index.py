@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import uuid
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,10 +11,6 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from clipsearch_server.indexes.edge.index import EdgeIndex
-from clipsearch_server.indexes.qdrant.collection import CollectionLayout
-from clipsearch_server.indexes.qdrant.connection import QdrantServer
-from clipsearch_server.indexes.qdrant.index import QdrantIndex
 from clipsearch_server.ports import (
     Embedding,
     Embeddings,
@@ -27,73 +20,29 @@ from clipsearch_server.ports import (
     StoredImage,
 )
 from fakes import FakeIndex
-from in_memory_qdrant import InMemoryQdrant
+from stored_images import DIM, KINDS, an_image, an_open_index, embeddings
 
-DIM = 16
-BORN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SCORE_TOLERANCE = 1e-5  # float32, summed in whatever order
 EMBEDDING_TOLERANCE = 1e-6  # a store may normalise once more
 
 
-TEST_QDRANT = "CLIPSEARCH_TEST_QDRANT_URL"  # http://host:port of a real server's gRPC interface
-
 pytestmark = [
     # One index for all tests, emptied before each: to start Edge takes longer than to use it.
     pytest.mark.asyncio(loop_scope="module"),
-    # qdrant_client's local mode needs no index on a payload, and warns of one.
+    # qdrant_client's local mode needs no index on a payload, is always exact, and warns of either.
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
 ]
 
 
-def qdrant_index(server: QdrantServer, collection: str) -> QdrantIndex:
-    return QdrantIndex(
-        server,
-        collection=collection,
-        model_id="test",
-        fingerprint="0" * 64,
-        embedding_dim=DIM,
-        layout=CollectionLayout(),
-        max_in_flight=1000,
-        timeout_s=30,
-    )
-
-
-@pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=["edge", "fake", "qdrant", "qdrant-server"]
-)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["fake", *KINDS])
 async def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ImageIndex]:
     if request.param == "fake":
         yield FakeIndex(DIM)
         return
-    if request.param == "qdrant":
-        async with qdrant_index(InMemoryQdrant(url="http://in-memory"), "images") as qdrant:
-            yield qdrant
-        return
-    if request.param == "qdrant-server":
-        url = os.environ.get(TEST_QDRANT)  # noqa: TID251 - of the tests, not of the server
-        if url is None:
-            pytest.skip(f"{TEST_QDRANT} names no Qdrant server")
-        server, name = QdrantServer(url=url), f"test-{uuid.uuid4()}"
-        try:
-            async with qdrant_index(server, name) as qdrant:
-                yield qdrant
-        finally:
-            client = await asyncio.to_thread(server.connect, 30)
-            await client.delete_collection(name)
-            await client.close()
-        return
-    async with EdgeIndex(
-        tmp_path_factory.mktemp("data"),
-        collection="images",
-        model_id="test",
-        fingerprint="0" * 64,
-        embedding_dim=DIM,
-        optimize_after_points=1_000_000,
-        max_in_flight=1000,
-        timeout_s=30,
-    ) as index:
+    async with an_open_index(request.param, tmp_path_factory.mktemp("data")) as index:
         yield index
 
 
@@ -103,33 +52,11 @@ async def index(opened: ImageIndex) -> ImageIndex:
     return opened
 
 
-def an_image(number: int, **changes: Any) -> StoredImage:
-    values: dict[str, Any] = {
-        "id": UUID(int=number),
-        "url": f"https://example.org/{number}",
-        "uri": f"picture {number}",
-        "metadata": {},
-        "sha256": f"{number:064x}",
-        "media_type": "image/png",
-        "width_px": 640,
-        "height_px": 480,
-        "size_bytes": 12_345,
-        "create_time": BORN,
-        "update_time": BORN + timedelta(microseconds=number % 1000),
-    }
-    return StoredImage(**(values | changes))
-
-
 async def nearest(
     index: ImageIndex, embedding: Embedding, *, limit: int = 10, **options: Any
 ) -> list[ScoredId]:
     (hits,) = await index.search([NearestQuery(embedding=embedding, limit=limit, **options)])
     return hits
-
-
-def embeddings(n: int, seed: int = 0) -> Embeddings:
-    vectors = np.random.default_rng(seed).standard_normal((n, DIM)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 async def test_an_image_comes_back_as_it_was(index: ImageIndex) -> None:

@@ -31,6 +31,7 @@ from clipsearch_server.indexes.edge.live import LiveShard
 from clipsearch_server.indexes.edge.lock import DataDirLock
 from clipsearch_server.indexes.edge.protocol import (
     MAX_POINTS,
+    MAX_QUERIES,
     CopyPage,
     Count,
     Delete,
@@ -43,6 +44,7 @@ from clipsearch_server.indexes.edge.protocol import (
     Search,
     Upsert,
 )
+from clipsearch_server.indexes.fields import IMAGE_FIELDS
 from clipsearch_server.indexes.points import (
     checked_embedding,
     checked_embeddings,
@@ -54,6 +56,7 @@ from clipsearch_server.ports import (
     Embedding,
     Embeddings,
     ImagePage,
+    IndexedField,
     NearestQuery,
     ScoredId,
     StoredImage,
@@ -86,12 +89,14 @@ class EdgeIndex:
         optimize_after_points: int,
         max_in_flight: int,
         timeout_s: float,
+        indexed_fields: Sequence[IndexedField] = (),
     ) -> None:
         self._lock = DataDirLock(data_dir)
         self._folder = CollectionFolder(data_dir / "collections" / collection)
         self._card = CollectionCard(
             model_id=model_id, fingerprint=fingerprint, embedding_dim=embedding_dim
         )
+        self._indexed_fields = (*IMAGE_FIELDS, *indexed_fields)
         self._optimize_after_points = optimize_after_points
         self._timeout_s = timeout_s
         self._shard: LiveShard
@@ -109,6 +114,7 @@ class EdgeIndex:
                         self._folder,
                         lock=self._lock.descriptor,
                         embedding_dim=self._card.embedding_dim,
+                        indexed_fields=self._indexed_fields,
                         optimize_after_points=self._optimize_after_points,
                         timeout_s=self._timeout_s,
                     )
@@ -150,8 +156,10 @@ class EdgeIndex:
     ) -> builtins.list[builtins.list[ScoredId]]:
         for query in queries:
             checked_embedding(query.embedding, self._card.embedding_dim)
+        answers: builtins.list[builtins.list[tuple[UUID, float]]] = []
         with self._admitted():
-            answers = await self._shard.read(Search(queries))
+            for start in range(0, len(queries), MAX_QUERIES):
+                answers += await self._shard.read(Search(queries[start : start + MAX_QUERIES]))
         return [[ScoredId(*hit) for hit in hits] for hits in answers]
 
     async def get_embeddings(self, ids: Sequence[UUID]) -> dict[UUID, Embedding]:
@@ -205,6 +213,16 @@ class EdgeIndex:
             await self._shard.read(GetStats())
         except DeadlineExceeded as error:
             raise IndexUnavailable(error.message) from error
+
+    async def add_indexed_fields(self, fields: Sequence[IndexedField]) -> None:
+        """Has these fields of the metadata indexed; returns when the indexes are complete.
+
+        In a collection of more than 20,000 images they are built aside, together with a search
+        graph, which takes minutes; whoever gives up stops nothing. Raises StorageFull if there is
+        no room for it, IndexUnavailable if a process died; the index then is as it was.
+        """
+        self._calls.require_open()
+        await self._shard.add_indexed_fields(fields)
 
     async def optimize(self) -> None:
         """Builds the search graph over everything stored so far; calls are answered meanwhile.

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 import grpc
 from qdrant_client import AsyncQdrantClient, models
 
-from clipsearch_server.errors import IndexUnavailable, ModelMismatch
+from clipsearch_server.errors import FilterRefused, IndexUnavailable, ModelMismatch
+from clipsearch_server.filters import Filter, Prefix, leaves
 from clipsearch_server.indexes.card import FORMAT_VERSION, CollectionCard
-from clipsearch_server.indexes.points import CONTENT_KEY
+from clipsearch_server.indexes.fields import IMAGE_FIELDS, without_index
+from clipsearch_server.indexes.filters import Translator
+from clipsearch_server.indexes.points import CONTENT_KEY, checked_embedding
+from clipsearch_server.indexes.qdrant.faults import completed
+from clipsearch_server.indexes.qdrant.filters import FIELD_SCHEMAS, QdrantWords
+from clipsearch_server.ports import FieldType, IndexedField, NearestQuery
 
 Quantization: TypeAlias = Literal["none", "turbo4", "int8"]
 
 _METADATA_KEY = "clipsearch"  # of the collection's metadata, which others may add to
 _MIN_VERSION = (1, 16)  # keeps metadata; an older one drops it without a word
 _MIN_VERSION_TURBO = (1, 18)
+_MIN_VERSION_PREFIX = (1, 19)
 
 # So many times what is asked for is found by compressed vectors, and scored anew by the originals.
 _OVERSAMPLING = 2.0
@@ -47,17 +55,19 @@ class Collection:
         address: str,
         card: CollectionCard,
         layout: CollectionLayout,
+        indexed_fields: Sequence[IndexedField],
     ) -> None:
         self._client = client
         self._name = name
         self._where = f"collection {name} in Qdrant at {address}"
         self._card = card
         self._layout = layout
+        self._fields = (*IMAGE_FIELDS, *indexed_fields)
+        self._quantized = False
         self.server_version = ""  # until opened
-        self.search_params: models.SearchParams | None = None
 
     async def open(self) -> None:
-        """Creates the collection, if there is none, with its index on the content's hash.
+        """Creates the collection, if there is none, and the indexes on its fields.
 
         Raises ModelMismatch if it holds anything but this model's embeddings, IndexUnavailable if
         Qdrant is too old. Cut short, it may be repeated: it does what is missing.
@@ -71,12 +81,34 @@ class Collection:
             await self._client.create_payload_index(
                 self._name, CONTENT_KEY, models.PayloadSchemaType.KEYWORD, wait=True
             )
-        if info.config.quantization_config is not None:
-            self.search_params = models.SearchParams(
-                quantization=models.QuantizationSearchParams(
-                    rescore=True, oversampling=_OVERSAMPLING
-                )
+        # In a large collection of an earlier version, Qdrant builds these while it serves us.
+        await self._create_indexes(info, wait=False)
+        self._quantized = info.config.quantization_config is not None
+
+    async def add_indexed_fields(self, fields: Sequence[IndexedField]) -> None:
+        """Creates the indexes on these fields that are missing; returns when they are complete."""
+        self._fields += tuple(without_index(fields, (field.field for field in self._fields)))
+        await self._create_indexes(await self.check(), wait=True)
+
+    def request(self, queries: Sequence[NearestQuery]) -> list[models.QueryRequest]:
+        """Raises FilterRefused if this version of Qdrant does not know a condition, ValueError if
+        an embedding is not (embedding_dim,) or not finite."""
+        for filter in {id(it.filter): it.filter for it in queries}.values():
+            if filter is not None:
+                self._require_known(filter)
+        time_fields = {field.field for field in self._fields if field.type is FieldType.TIME}
+        translator = Translator(QdrantWords(), time_fields=time_fields)
+        return [
+            models.QueryRequest(
+                query=checked_embedding(query.embedding, self._card.embedding_dim).tolist(),
+                limit=query.limit,
+                score_threshold=query.score_threshold,
+                filter=translator.passing(query.filter, query.exclude),
+                params=self._search_params(exact=query.exact),
+                with_payload=False,
             )
+            for query in queries
+        ]
 
     async def check(self) -> models.CollectionInfo:
         """Raises ModelMismatch if the collection holds anything but this model's embeddings."""
@@ -142,13 +174,45 @@ class Collection:
             if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
                 raise
 
+    def _search_params(self, *, exact: bool) -> models.SearchParams | None:
+        if exact:
+            compressed = models.QuantizationSearchParams(ignore=True)
+        elif self._quantized:
+            compressed = models.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING)
+        else:
+            return None
+        return models.SearchParams(exact=exact, quantization=compressed)
+
+    async def _create_indexes(self, info: models.CollectionInfo, *, wait: bool) -> None:
+        for field in without_index(self._fields, info.payload_schema):
+            creation = self._client.create_payload_index(
+                self._name, field.field, FIELD_SCHEMAS[field.type], wait=wait
+            )
+            await (completed(creation) if wait else creation)
+
+    def _require_known(self, filter: Filter) -> None:
+        if self._is_older(_MIN_VERSION_PREFIX) and any(
+            isinstance(condition, Prefix) for condition in leaves(filter)
+        ):
+            raise FilterRefused(
+                f"has a prefix, which {self._where} cannot test: version {self.server_version} of "
+                f"Qdrant does not know it; {_or_later(_MIN_VERSION_PREFIX)} does"
+            )
+
     def _require(self, minimum: tuple[int, int], lack: str) -> None:
-        match = re.match(r"(\d+)\.(\d+)", self.server_version)
-        if match is not None and (int(match[1]), int(match[2])) < minimum:
+        if self._is_older(minimum):
             raise IndexUnavailable(
                 f"{self._where}: version {self.server_version} {lack}; it takes "
-                f"{minimum[0]}.{minimum[1]} or later"
+                f"{_or_later(minimum)}"
             )
+
+    def _is_older(self, minimum: tuple[int, int]) -> bool:
+        match = re.match(r"(\d+)\.(\d+)", self.server_version)
+        return match is not None and (int(match[1]), int(match[2])) < minimum
+
+
+def _or_later(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]} or later"
 
 
 def _quantization(layout: CollectionLayout) -> models.QuantizationConfig | None:

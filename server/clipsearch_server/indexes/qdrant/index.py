@@ -26,7 +26,6 @@ from clipsearch_server.indexes.card import CollectionCard
 from clipsearch_server.indexes.points import (
     CONTENT_KEY,
     best_first,
-    checked_embedding,
     checked_embeddings,
     from_payload,
     to_payload,
@@ -39,6 +38,7 @@ from clipsearch_server.ports import (
     Embedding,
     Embeddings,
     ImagePage,
+    IndexedField,
     NearestQuery,
     ScoredId,
     StoredImage,
@@ -87,6 +87,7 @@ class QdrantIndex:
         layout: CollectionLayout,
         max_in_flight: int,
         timeout_s: float,
+        indexed_fields: Sequence[IndexedField] = (),
     ) -> None:
         self._server = server
         self._address = server.address
@@ -95,6 +96,7 @@ class QdrantIndex:
             model_id=model_id, fingerprint=fingerprint, embedding_dim=embedding_dim
         )
         self._layout = layout
+        self._indexed_fields = indexed_fields
         self._timeout_s = timeout_s
         self._client: AsyncQdrantClient
         self._collection: Collection
@@ -117,6 +119,7 @@ class QdrantIndex:
                 address=self._address,
                 card=self._card,
                 layout=self._layout,
+                indexed_fields=self._indexed_fields,
             )
             try:
                 await self._open(min(self._timeout_s, _START_S))
@@ -158,16 +161,7 @@ class QdrantIndex:
     async def search(
         self, queries: Sequence[NearestQuery]
     ) -> builtins.list[builtins.list[ScoredId]]:
-        requests = [
-            models.QueryRequest(
-                query=checked_embedding(query.embedding, self._card.embedding_dim).tolist(),
-                limit=query.limit,
-                score_threshold=query.score_threshold,
-                params=self._collection.search_params,
-                with_payload=False,
-            )
-            for query in queries
-        ]
+        requests = self._collection.request(queries)
         async with self._call():
             answers = await self._client.query_batch_points(self._name, requests)
         return [
@@ -216,6 +210,12 @@ class QdrantIndex:
     async def count(self) -> int:
         async with self._call():
             return (await self._client.count(self._name, exact=True)).count
+
+    async def add_indexed_fields(self, fields: Sequence[IndexedField]) -> None:
+        """Has these fields of the metadata indexed; returns when the indexes are complete. Raises
+        what a write does."""
+        async with self._call(write=True):
+            await self._collection.add_indexed_fields(fields)
 
     async def health(self) -> None:
         self._calls.require_open()
