@@ -10,7 +10,7 @@ import pytest
 from clipsearch_server.auto_cut import SAMPLE_SIZE, AutoCut, cut_off_score
 from clipsearch_server.ports import Embeddings
 from fakes import FakeIndex
-from samples import an_image
+from stored_images import an_image
 
 DIM = 32
 
@@ -34,9 +34,7 @@ def test_of_scores_that_only_chance_decides_hardly_one_stands_out() -> None:
 def test_a_few_matches_in_the_sample_do_not_move_it() -> None:
     scores = np.random.default_rng(2).normal(0.2, 0.05, 250).astype(np.float32)
     with_matches = np.append(scores, [0.9] * 6).astype(np.float32)
-    assert cut_off_score(with_matches, 1000) == pytest.approx(
-        cut_off_score(scores, 1000), abs=0.02
-    )
+    assert cut_off_score(with_matches, 1000) == pytest.approx(cut_off_score(scores, 1000), abs=0.02)
 
 
 def test_of_few_images_nobody_can_tell() -> None:
