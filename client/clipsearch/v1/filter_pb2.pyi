@@ -171,7 +171,9 @@ class AnyOf(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scalar]:
-        """The values, of one type; at most 1,000. Returns INVALID_ARGUMENT if there are none."""
+        """The values, of one type; at most 1,000 in all of the filter. Returns INVALID_ARGUMENT if there are
+        none.
+        """
 
     def __init__(
         self,
