@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipsearch.cli import add, images, info, query, transfer
+from clipsearch.cli import add, collections, images, info, query, transfer
 from clipsearch.cli.index import command as index
 from clipsearch.cli.output import show_everything
 from clipsearch.cli.session import DEFAULT_SERVER, Server
@@ -102,4 +102,5 @@ app.command(name="list")(images.list_images)
 app.command()(images.delete)
 app.command()(transfer.dump)
 app.command()(transfer.load)
+app.add_typer(collections.app, name="collections")
 app.command()(info.info)
