@@ -11,6 +11,7 @@ import typer
 from clipsearch.cli import add, collections, images, info, query, transfer
 from clipsearch.cli.index import command as index
 from clipsearch.cli.output import show_everything
+from clipsearch.cli.reembed import command as reembed
 from clipsearch.cli.session import DEFAULT_SERVER, Server
 
 _EPILOG = """
@@ -96,6 +97,7 @@ def _options(
 
 app.command()(add.add)
 app.command()(index.index)
+app.command()(reembed.reembed)
 app.command()(query.query)
 app.command()(images.get)
 app.command(name="list")(images.list_images)

@@ -59,7 +59,7 @@ def pairs(client: SearchClient, source: str, target: str | None) -> Iterator[Pai
 
 
 class Look:
-    """The marks that both collections had when they were looked at, or that were given to the target
+    """The marks that both collections had when they were looked at, or that the target was given
     since: about 60 bytes an image. Threads may share it."""
 
     def __init__(self) -> None:
@@ -67,9 +67,12 @@ class Look:
         self._source = HashTable()
         self._target = HashTable()
 
-    def note(self, pair: Pair) -> None:
-        source, target = pair.marks
-        key = hash64(pair.id)
+    def clear(self) -> None:
+        with self._lock:
+            self._source, self._target = HashTable(), HashTable()
+
+    def note(self, image_id: str, source: int, target: int) -> None:
+        key = hash64(image_id)
         with self._lock:
             self._source[key] = source
             self._target[key] = target

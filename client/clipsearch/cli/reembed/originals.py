@@ -25,9 +25,9 @@ class ChangedOriginalError(UnreadableError):
 
 
 class Originals:
-    """Finds images: by the URL from which they were fetched, in the file that their uri names, or in
-    the folder ``images_dir`` by the name of the file. A file counts only if it has the SHA-256 that
-    is stored."""
+    """Finds images: by the URL from which they were fetched, in the file that their uri names, or
+    in the folder ``images_dir`` by the name of the file. A file counts only if it has the SHA-256
+    that is stored."""
 
     def __init__(self, images_dir: Path | None, *, max_bytes: int) -> None:
         self._images_dir = images_dir
@@ -50,7 +50,7 @@ class Originals:
         if image.url:
             return None
         raise problem or MissingOriginalError(
-            "was added by its content, and its uri names no file; --images-dir names a folder with it"
+            "was added by its content, and its uri names no file; --images-dir names a folder"
         )
 
     def _read_file(self, path: Path, image: Image) -> bytes:
@@ -67,10 +67,8 @@ class Originals:
         return content
 
     def _places(self, image: Image) -> Iterator[Path]:
-        if not image.url:
-            origin = origin_of(image.uri, Path()) if image.uri else None
-            if isinstance(origin, File):
-                yield origin.path
+        if not image.url and (named := _named_file(image)) is not None:
+            yield named.path
         if self._images_dir is not None:
             if self._files is None:
                 self._files = _files_by_name(self._images_dir)
@@ -80,8 +78,14 @@ class Originals:
 
 def entry_of(image: Image) -> Entry:
     """Returns what `clipsearch index` knows such an image as, for what it reports and writes."""
-    origin = Url(image.url) if image.url else origin_of(image.uri, Path()) if image.uri else None
+    origin = Url(image.url) if image.url else _named_file(image)
     return Entry(key=image.id, origin=origin, id=image.id, uri=image.uri, metadata=image.metadata)
+
+
+def _named_file(image: Image) -> File | None:
+    """The file that the uri names; one that is anything else is only a label."""
+    origin = origin_of(image.uri, Path()) if image.uri else None
+    return origin if isinstance(origin, File) else None
 
 
 def _files_by_name(folder: Path) -> dict[str, list[Path]]:
