@@ -20,20 +20,20 @@ from clipsearch.cli.session import ExitCode, connect
 
 def reembed(
     context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="The model to embed them with: its id, or 8 digits of its fingerprint.",
+            show_default=False,
+        ),
+    ],
     source: Annotated[
         str,
         typer.Argument(
             metavar="SOURCE",
             help="The collection whose images are to be embedded, or an alias.",
             show_default="the server's default collection",
-        ),
-    ] = "",
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL",
-            help="The model to embed them with: its id, or 8 digits of its fingerprint.",
-            show_default="the one other that the server runs",
         ),
     ] = "",
     to: Annotated[

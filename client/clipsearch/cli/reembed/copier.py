@@ -97,18 +97,21 @@ class Copier:
         self._suspects: deque[_Parcel] = deque()
         self._labels: deque[_Label] = deque()
         self._server_error: SearchError | None = None
+        self._is_in_use = False
 
     @property
     def missing(self) -> list[Record]:
         """The failures of images that the source still has."""
         return [it for it in self.failures.values() if self.look.marks(it.key)[0] != ABSENT]
 
-    def copy(self, due: Iterable[Pair]) -> None:
-        """Has the target agree with the source in the pairs.
+    def copy(self, due: Iterable[Pair], *, is_in_use: bool = False) -> None:
+        """Has the target agree with the source in the pairs; if others use it, only as far as it is
+        as the pairs say when an image is sent.
 
         What fails is noted, but for what no other image would survive: that SearchError is raised.
         Ends early once ``stopping`` is set.
         """
+        self._is_in_use = is_in_use
         with ReadAhead(due, self._read, self._stopping) as parcels:
             left = iter(parcels)
             while not self._stopping.is_set():
@@ -149,6 +152,8 @@ class Copier:
                 break
             pair = parcel.pair
             try:
+                if self._is_in_use and not self._is_as_seen(pair):
+                    continue
                 if pair.source is None:
                     self._delete(pair)
                     continue
@@ -229,7 +234,7 @@ class Copier:
 
     def _relabel(self, label: _Label) -> None:
         self._labels.append(label)
-        if len(self._labels) >= _MAX_RELABELLED:
+        if self._is_in_use or len(self._labels) >= _MAX_RELABELLED:
             self._store_labels()
 
     def _store_labels(self) -> None:
@@ -254,6 +259,12 @@ class Copier:
         first = next(images, None)
         if first and (first.image.id, first.image.sha256) == (label.twin, label.image.sha256):
             yield first.embedding, first.model_fingerprint
+
+    def _is_as_seen(self, pair: Pair) -> bool:
+        target: Image | None = None
+        with suppress(NotFoundError):
+            target = self._client.get_image(pair.id, collection=self._target)
+        return mark(target) == mark(pair.target)
 
     def _delete(self, pair: Pair) -> None:
         self._remove(pair)

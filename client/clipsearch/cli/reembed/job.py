@@ -125,7 +125,9 @@ class Job:
             aliases = ", ".join(self._previous)
             notes = [f"{aliases} now: {new}, and no longer {old}"]
             if not is_complete:
-                again = self._command("reembed", old, "--to", new)
+                again = self._command(
+                    "reembed", old, "--model", plan.model.fingerprint[:12], "--to", new
+                )
                 notes.append(f"for what was written to {old} meanwhile: {again}")
             delete = self._command("collections", "delete", old)
             return [*notes, f"when {old} is needed no more: {delete}"]
@@ -133,10 +135,8 @@ class Job:
             return ["stopped before the end; the same command goes on from here"]
         if missing and not self._options.allow_missing:
             kept = f"{old} stays in use" if plan.aliases else "incomplete"
-            return [
-                f"{kept}: {missing:,} of its images are not in {new}; run this again when they can "
-                "be had, or with --allow-missing"
-            ]
+            why = f"{missing:,} of its images are not in {new}"
+            return [f"{kept}: {why}; run this again when they can be had, or with --allow-missing"]
         return [f"{new} is complete"]
 
     def _command(self, *words: str) -> str:

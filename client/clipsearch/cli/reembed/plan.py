@@ -39,13 +39,13 @@ class Plan:
 def make_plan(
     client: SearchClient, *, source: str, model: str, target: str, keep_alias: bool
 ) -> Plan:
-    """Finds out what is to be done; an empty name is for the default.
+    """Finds out what is to be done; an empty ``source`` or ``target`` is for the default.
 
     Raises PlanError, NothingToDo and SearchError.
     """
     found = client.get_collection(source)
     collections = {it.name: it for it in client.list_collections()}
-    chosen = _choose_model(client.server_info().models, model, found)
+    chosen = _choose_model(client.server_info().models, model)
     if chosen.fingerprint == found.model_fingerprint:
         raise NothingToDo(f"{found.name} is filled by the model {chosen.id} already")
     name = _choose_target(collections, target, found, chosen)
@@ -64,21 +64,16 @@ def make_plan(
     return plan
 
 
-def _choose_model(models: Sequence[Model], name: str, source: Collection) -> Model:
-    others = [it for it in models if it.fingerprint != source.model_fingerprint]
-    if name:
-        named = [it for it in models if _is_called(it, name)]
-        # A name that two precisions of a model share is that of the one that is new.
-        chosen = [it for it in named if it in others] or named
-    else:
-        chosen = others
-    if len(chosen) == 1:
-        return chosen[0]
-    listed = ", ".join(f"{it.id} ({it.fingerprint[:12]})" for it in (chosen or models))
-    if chosen:
-        raise PlanError(f"--model must name one of these, by 8 digits at least: {listed}")
-    what = f"no model {name}" if name else f"no model but that of {source.name}"
-    raise PlanError(f"the server runs {what}; start it with that as well; it runs {listed}")
+def _choose_model(models: Sequence[Model], name: str) -> Model:
+    named = [it for it in models if _is_called(it, name)]
+    if len(named) == 1:
+        return named[0]
+    listed = ", ".join(f"{it.id} ({it.fingerprint[:12]})" for it in named or models)
+    if named:
+        raise PlanError(f"--model must name one of these by its fingerprint: {listed}")
+    raise PlanError(
+        f"the server runs no model {name}; start it with that as well; it runs {listed}"
+    )
 
 
 def _is_called(model: Model, name: str) -> bool:

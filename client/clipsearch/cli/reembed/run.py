@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from threading import Event
 
-from clipsearch import Image, NotFoundError, SearchClient
+from clipsearch import SearchClient
 from clipsearch.cli.reembed.copier import Copier
 from clipsearch.cli.reembed.merge import Pair, mark, pairs
 from clipsearch.cli.reembed.plan import Plan
@@ -54,7 +54,7 @@ class Reembedding:
         end_s = time.monotonic() + settle_s
         while not self._stopping.is_set():
             is_last = time.monotonic() >= end_s
-            self._look(self._due_since())
+            self._look(self._due_since(), is_in_use=True)
             if is_last and self._is_complete:
                 return
             self._stopping.wait(min(_PAUSE_S, max(end_s - time.monotonic(), 0)))
@@ -63,14 +63,14 @@ class Reembedding:
         """The same for a run that knows nothing of the last look: brings what is newer in the
         source or missing in the target."""
         while not self._stopping.is_set():
-            self._look(self._newer())
+            self._look(self._newer(), is_in_use=True)
             if self._is_complete:
                 return
 
-    def _look(self, due: Iterator[Pair]) -> None:
+    def _look(self, due: Iterator[Pair], *, is_in_use: bool = False) -> None:
         self._found = 0
         self._is_complete = False
-        self._copier.copy(due)
+        self._copier.copy(due, is_in_use=is_in_use)
 
     def _pairs(self) -> Iterator[Pair]:
         yield from pairs(self._client, self._plan.source.name, self._plan.target)
@@ -88,17 +88,11 @@ class Reembedding:
 
     def _due_since(self) -> Iterator[Pair]:
         look = self._copier.look
-        for listed in self._pairs():
-            source, _ = listed.marks
-            source_then, target_then = look.marks(listed.id)
-            if source == source_then:
-                continue
-            # The list is as old as its page: what is to be overwritten is looked at once more.
-            pair = Pair(listed.id, listed.source, self._target_image(listed.id))
-            _, target = pair.marks
+        for pair in self._pairs():
+            source, target = pair.marks
+            source_then, target_then = look.marks(pair.id)
             look.note(pair.id, source, target_then)
-            if target == target_then and target != source:
-                self._found += 1
+            if source != source_then and target == target_then and target != source:
                 yield pair
 
     def _newer(self) -> Iterator[Pair]:
@@ -108,11 +102,4 @@ class Reembedding:
             if source is None or mark(source) == mark(target):
                 continue
             if target is None or source.update_time > target.update_time:
-                self._found += 1
                 yield pair
-
-    def _target_image(self, image_id: str) -> Image | None:
-        try:
-            return self._client.get_image(image_id, collection=self._plan.target)
-        except NotFoundError:
-            return None

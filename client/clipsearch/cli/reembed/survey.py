@@ -38,7 +38,7 @@ def survey(client: SearchClient, plan: Plan) -> Survey:
     Raises PlanError if the target is no copy of the source, and would be emptied to become one.
     """
     missing = different = surplus = same = 0
-    for pair in pairs(client, plan.source.name, plan.existing and plan.target):
+    for pair in pairs(client, plan.source.name, plan.target if plan.existing else None):
         if pair.target is None:
             missing += 1
         elif pair.source is None:
@@ -64,7 +64,7 @@ def dry_run(
     report = Report("checking", found.due, as_json=as_json, order=order)
     report.counts[THERE] = found.same
     with report.progress():
-        for pair in pairs(client, plan.source.name, plan.existing and plan.target):
+        for pair in pairs(client, plan.source.name, plan.target if plan.existing else None):
             source, target = pair.marks
             if source == target:
                 continue
