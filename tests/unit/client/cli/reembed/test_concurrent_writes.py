@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from pathlib import Path
+from threading import Event
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from typer.testing import Result
 
+from clipsearch import SearchClient
+from clipsearch.cli.reembed.job import Job, Options
+from clipsearch.cli.reembed.originals import Originals
+from clipsearch.cli.reembed.plan import make_plan
+from clipsearch.cli.reembed.survey import survey
+from clipsearch.cli.session import Server
 from clipsearch.v1 import image_search_pb2 as pb
 from unit.client.cli.reembed.library import NEW, Library, embedding_of, id_of, serve
 from unit.client.scripted_service import ScriptedService
@@ -65,6 +71,25 @@ class Others:
             self.write(number, image)
 
 
+def reembed(target: str, folder: Path) -> None:
+    """The command without its command line, which takes longer than all the rest."""
+    options = Options(
+        headers={},
+        max_in_flight=1,
+        wait_s=10,
+        settle_s=0,
+        allow_missing=False,
+        failures=folder / "failures",
+        as_json=False,
+    )
+    server = Server(target=target, timeout_s=10, tls=False, ca_file=None)
+    with SearchClient(target) as client:
+        plan = make_plan(client, source="", model="new", target="", keep_alias=False)
+        originals = Originals(None, max_bytes=10_000)
+        job = Job(server, plan, survey(client, plan), originals, options, Event())
+        assert job.run(client)
+
+
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -80,7 +105,7 @@ def test_nothing_that_is_written_meanwhile_is_lost(
     at_switch: list[tuple[int, int, tuple[int, int] | None]],
     late: list[tuple[int, int]],
     service: ScriptedService,
-    run: Callable[..., Result],
+    tmp_path: Path,
 ) -> None:
     library = serve(service, Library())
     others = Others(library, meanwhile)
@@ -101,8 +126,7 @@ def test_nothing_that_is_written_meanwhile_is_lost(
 
     library.SetAlias = switch_between_writes  # type: ignore[method-assign]
     serve(service, library)
-    result = run("reembed", "--model", "new", "--settle", "0", "--max-in-flight", "1")
-    assert result.exit_code == 0, result.output
+    reembed(service.target, tmp_path)
     found = library.images["images-2"]
     assert {it.id: (it.sha256, it.uri) for it in found.values()} == others.expected
     for image in found.values():
