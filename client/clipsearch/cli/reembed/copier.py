@@ -28,7 +28,7 @@ from clipsearch.cli.index.patience import (
 )
 from clipsearch.cli.index.read_ahead import ReadAhead
 from clipsearch.cli.index.report import Report
-from clipsearch.cli.reembed.merge import ABSENT, Look, Pair, mark
+from clipsearch.cli.reembed.merge import ABSENT, Look, Pair, mark, version
 from clipsearch.cli.reembed.originals import Originals, entry_of
 from clipsearch.cli.sources import UnreadableError
 
@@ -102,7 +102,7 @@ class Copier:
     @property
     def missing(self) -> list[Record]:
         """The failures of images that the source still has."""
-        return [it for it in self.failures.values() if self.look.marks(it.key)[0] != ABSENT]
+        return [it for it in self.failures.values() if self.look.source(it.key) != ABSENT]
 
     def copy(self, due: Iterable[Pair], *, is_in_use: bool = False) -> None:
         """Has the target agree with the source in the pairs; if others use it, only as far as it is
@@ -264,7 +264,7 @@ class Copier:
         target: Image | None = None
         with suppress(NotFoundError):
             target = self._client.get_image(pair.id, collection=self._target)
-        return mark(target) == mark(pair.target)
+        return version(target) == version(pair.target)
 
     def _delete(self, pair: Pair) -> None:
         self._remove(pair)

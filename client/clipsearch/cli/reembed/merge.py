@@ -23,8 +23,8 @@ class Pair:
     target: Image | None
 
     @property
-    def marks(self) -> tuple[int, int]:
-        return mark(self.source), mark(self.target)
+    def is_equal(self) -> bool:
+        return mark(self.source) == mark(self.target)
 
 
 def mark(image: Image | None) -> int:
@@ -32,8 +32,19 @@ def mark(image: Image | None) -> int:
     of the last change."""
     if image is None:
         return ABSENT
+    return hash64(_facts(image))
+
+
+def version(image: Image | None) -> int:
+    """Returns a 64-bit hash that changes with every change of an image, even to what it was."""
+    if image is None:
+        return ABSENT
+    return hash64(f"{image.update_time.isoformat()} {_facts(image)}")
+
+
+def _facts(image: Image) -> str:
     facts = [image.id, image.url, image.uri, image.sha256, image.create_time.isoformat()]
-    return hash64(json.dumps([*facts, image.duplicate_of, image.metadata], sort_keys=True))
+    return json.dumps([*facts, image.duplicate_of, image.metadata], sort_keys=True)
 
 
 def pairs(client: SearchClient, source: str, target: str | None) -> Iterator[Pair]:
@@ -59,30 +70,34 @@ def pairs(client: SearchClient, source: str, target: str | None) -> Iterator[Pai
 
 
 class Look:
-    """The marks that both collections had when they were looked at, or that the target was given
-    since: about 60 bytes an image. Threads may share it."""
+    """What both collections held when they were looked at, and what the target was given since:
+    the source's marks and the target's versions, about 60 bytes an image. Threads may share it."""
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._source = HashTable()
-        self._target = HashTable()
+        self.clear()
 
     def clear(self) -> None:
-        with self._lock:
-            self._source, self._target = HashTable(), HashTable()
+        self._source, self._target = HashTable(), HashTable()
 
-    def note(self, image_id: str, source: int, target: int) -> None:
-        key = hash64(image_id)
+    def note(self, pair: Pair) -> None:
+        self.note_source(pair.id, pair.source)
+        self.note_target(pair.id, pair.target)
+
+    def note_source(self, image_id: str, image: Image | None) -> None:
         with self._lock:
-            self._source[key] = source
-            self._target[key] = target
+            self._source[hash64(image_id)] = mark(image)
 
     def note_target(self, image_id: str, image: Image | None) -> None:
         with self._lock:
-            self._target[hash64(image_id)] = mark(image)
+            self._target[hash64(image_id)] = version(image)
 
-    def marks(self, image_id: str) -> tuple[int, int]:
-        """Returns the marks in the source and in the target; ABSENT for what was not there."""
-        key = hash64(image_id)
+    def source(self, image_id: str) -> int:
+        """Returns the mark in the source; ABSENT if it was not there."""
         with self._lock:
-            return self._source.get(key) or ABSENT, self._target.get(key) or ABSENT
+            return self._source.get(hash64(image_id)) or ABSENT
+
+    def target(self, image_id: str) -> int:
+        """Returns the version in the target; ABSENT if it was not there."""
+        with self._lock:
+            return self._target.get(hash64(image_id)) or ABSENT

@@ -8,7 +8,7 @@ from threading import Event
 
 from clipsearch import SearchClient
 from clipsearch.cli.reembed.copier import Copier
-from clipsearch.cli.reembed.merge import Pair, mark, pairs
+from clipsearch.cli.reembed.merge import Pair, mark, pairs, version
 from clipsearch.cli.reembed.plan import Plan
 
 _MAX_LOOKS = 10  # before the switch; writes that never pause are caught up with after it
@@ -80,26 +80,24 @@ class Reembedding:
         copier = self._copier
         copier.look.clear()
         for pair in self._pairs():
-            source, target = pair.marks
-            copier.look.note(pair.id, source, target)
-            if source != target and copier.settled.get(pair.id) != source:
+            copier.look.note(pair)
+            if not pair.is_equal and copier.settled.get(pair.id) != mark(pair.source):
                 self._found += 1
                 yield pair
 
     def _due_since(self) -> Iterator[Pair]:
         look = self._copier.look
         for pair in self._pairs():
-            source, target = pair.marks
-            source_then, target_then = look.marks(pair.id)
-            look.note(pair.id, source, target_then)
-            if source != source_then and target == target_then and target != source:
+            is_written = mark(pair.source) != look.source(pair.id)
+            look.note_source(pair.id, pair.source)
+            if is_written and version(pair.target) == look.target(pair.id) and not pair.is_equal:
                 yield pair
 
     def _newer(self) -> Iterator[Pair]:
         for pair in self._pairs():
+            self._copier.look.note(pair)
             source, target = pair.source, pair.target
-            self._copier.look.note(pair.id, *pair.marks)
-            if source is None or mark(source) == mark(target):
+            if source is None or pair.is_equal:
                 continue
             if target is None or source.update_time > target.update_time:
                 yield pair

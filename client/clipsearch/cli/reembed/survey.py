@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from clipsearch import SearchClient
 from clipsearch.cli.index.entry import Entry, unsent
 from clipsearch.cli.index.report import REFUSED, Report
-from clipsearch.cli.reembed.merge import mark, pairs
+from clipsearch.cli.reembed.merge import pairs
 from clipsearch.cli.reembed.originals import Originals, entry_of
 from clipsearch.cli.reembed.plan import Plan, PlanError
 from clipsearch.cli.sources import UnreadableError
@@ -43,7 +43,7 @@ def survey(client: SearchClient, plan: Plan) -> Survey:
             missing += 1
         elif pair.source is None:
             surplus += 1
-        elif mark(pair.source) == mark(pair.target):
+        elif pair.is_equal:
             same += 1
         else:
             different += 1
@@ -65,8 +65,7 @@ def dry_run(
     report.counts[THERE] = found.same
     with report.progress():
         for pair in pairs(client, plan.source.name, plan.target if plan.existing else None):
-            source, target = pair.marks
-            if source == target:
+            if pair.is_equal:
                 continue
             if pair.source is None:
                 report.settle(Entry(key=pair.id), _DELETED)

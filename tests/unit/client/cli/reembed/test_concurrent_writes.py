@@ -40,12 +40,17 @@ class Others:
 
     def __init__(self, library: Library, schedule: list[tuple[int, int, tuple[int, int] | None]]):
         self.expected: dict[str, tuple[str, str]] = {}
+        # What the new collection lacks at the switch. To delete that is as if it had never been
+        # there, which is what the command then takes it for.
+        self.unseen: set[int] = set()
         self._library = library
         self._schedule = schedule
         self._calls = 0
 
     def write(self, number: int, image: tuple[int, int] | None, collection: str = "") -> None:
         image_id = id_of(number)
+        if image is None and number in self.unseen:
+            return
         if image is None:
             if self._library.remove(collection, image_id):  # else the caller was told so
                 self.expected.pop(image_id, None)
@@ -118,6 +123,7 @@ def test_nothing_that_is_written_meanwhile_is_lost(
         for _, number, image in at_switch[::2]:
             others.write(number, image)
         answer = switch(request, context)
+        others.unseen = {it for it in IDS if id_of(it) not in library.images["images-2"]}
         for _, number, image in at_switch[1::2]:
             others.write(number, image)
         for number, content in late:
