@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 
 from clipsearch_server.indexes.edge.index import EdgeIndex
-from clipsearch_server.ports import Embeddings, StoredImage
+from clipsearch_server.ports import Embeddings, NearestQuery, StoredImage
 
 TICK_S = 0.005
 NOW = datetime.now(UTC)
@@ -109,8 +109,9 @@ class Bench:
         found = 0
         for query in self._clusters.take(100):
             nearest = np.argsort(-(stored @ query))[:10]
-            hits = await self._index.search(query, limit=10)
-            found += len({hit.image.metadata["number"] for hit in hits} & set(nearest.tolist()))
+            (hits,) = await self._index.search([NearestQuery(embedding=query, limit=10)])
+            images = await self._index.get([hit.id for hit in hits])
+            found += len({image.metadata["number"] for image in images} & set(nearest.tolist()))
         console.print(f"{self.written} acknowledged, {lost} lost; recall@10 {found / 1000:.3f}")
 
     async def _add(self, n: int) -> None:
@@ -123,7 +124,7 @@ class Bench:
         due = perf_counter()
         while not done.done():
             (query,) = self._clusters.take(1)
-            await self._index.search(query, limit=10)
+            await self._index.search([NearestQuery(embedding=query, limit=10)])
             latencies.append(perf_counter() - due)
             due = max(due + 1 / self._query_hz, perf_counter() - 1)  # at most a second behind
             await asyncio.sleep(max(0, due - perf_counter()))

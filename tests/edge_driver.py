@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import sys
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -17,7 +18,8 @@ from uuid import UUID
 import numpy as np
 
 from clipsearch_server.indexes.edge.index import EdgeIndex
-from clipsearch_server.ports import StoredImage
+from clipsearch_server.ports import CollectionSpec, StoredImage
+from edge_indexes import an_edge_index
 
 DIM = 32
 WORKERS = 4
@@ -25,17 +27,9 @@ IDS = 200  # of each worker: so many that what a switch loses is not soon writte
 BORN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def open_index(data_dir: Path) -> EdgeIndex:
-    return EdgeIndex(
-        data_dir,
-        collection="images",
-        model_id="test",
-        fingerprint="0" * 64,
-        embedding_dim=DIM,
-        optimize_after_points=1_000_000,
-        max_in_flight=100,
-        timeout_s=30,
-    )
+def open_index(data_dir: Path, **options: float) -> AbstractAsyncContextManager[EdgeIndex]:
+    spec = CollectionSpec(model_id="test", fingerprint="0" * 64, embedding_dim=DIM)
+    return an_edge_index(data_dir, spec, **options)
 
 
 def image_id(worker: int, step: int) -> UUID:

@@ -29,6 +29,13 @@ Failure: TypeAlias = (
 )  # code, details, trailing metadata
 Step: TypeAlias = Message | Failure | Callable[[], Awaitable[Message]] | None
 
+_DATA_TYPES = {
+    q.FieldType.FieldTypeKeyword: q.PayloadSchemaType.Keyword,
+    q.FieldType.FieldTypeFloat: q.PayloadSchemaType.Float,
+    q.FieldType.FieldTypeBool: q.PayloadSchemaType.Bool,
+    q.FieldType.FieldTypeDatetime: q.PayloadSchemaType.Datetime,
+}
+
 COMPLETED = q.PointsOperationResponse(result=q.UpdateResult(status=q.UpdateStatus.Completed))
 
 
@@ -42,6 +49,7 @@ class FakeQdrant:
     def __init__(self) -> None:
         self.version = "1.20.1"
         self.collections: dict[str, q.CollectionInfo] = {}
+        self.aliases: dict[str, str] = {}
         self.requests: dict[str, list[Any]] = defaultdict(list)
         self.headers: dict[str, str] = {}
         self.port = 0
@@ -56,6 +64,11 @@ class FakeQdrant:
         """Sets what the next calls of a method get: a response, an error, what a function returns,
         or, for None, what they would get anyway."""
         self._script[method] = list(steps)
+
+    def drop(self, name: str) -> q.CollectionInfo:
+        """Deletes a collection and, as Qdrant does, its aliases; returns what it was."""
+        self.aliases = {alias: it for alias, it in self.aliases.items() if it != name}
+        return self.collections.pop(name)
 
     async def start(self, tls: grpc.ServerCredentials | None = None) -> None:
         self._server = grpc.aio.server(interceptors=[_Script(self)])
@@ -127,20 +140,42 @@ class _Root(QdrantServicer):
 
 class _Collections(CollectionsServicer):
     def __init__(self, qdrant: FakeQdrant) -> None:
+        self._qdrant = qdrant
         self._collections = qdrant.collections
 
-    async def CollectionExists(self, request: Any, context: Any) -> Message:
-        exists = request.collection_name in self._collections
-        return q.CollectionExistsResponse(result=q.CollectionExists(exists=exists))
+    async def List(self, request: Any, context: Any) -> Message:
+        names = [q.CollectionDescription(name=name) for name in self._collections]
+        return q.ListCollectionsResponse(collections=names)
+
+    async def ListAliases(self, request: Any, context: Any) -> Message:
+        return q.ListAliasesResponse(
+            aliases=[
+                q.AliasDescription(alias_name=alias, collection_name=name)
+                for alias, name in self._qdrant.aliases.items()
+            ]
+        )
 
     async def Get(self, request: Any, context: Any) -> Message:
-        name = request.collection_name
+        name = self._qdrant.aliases.get(request.collection_name, request.collection_name)
         if name not in self._collections:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Collection `{name}` doesn't exist!")
         return q.GetCollectionInfoResponse(result=self._collections[name])
 
     async def Create(self, request: Any, context: Any) -> Message:
         self._collections[request.collection_name] = made(request)
+        return q.CollectionOperationResponse(result=True)
+
+    async def UpdateAliases(self, request: Any, context: Any) -> Message:
+        for action in request.actions:
+            if action.HasField("create_alias"):
+                created = action.create_alias
+                self._qdrant.aliases[created.alias_name] = created.collection_name
+            else:
+                del self._qdrant.aliases[action.delete_alias.alias_name]
+        return q.CollectionOperationResponse(result=True)
+
+    async def Delete(self, request: Any, context: Any) -> Message:
+        self._qdrant.drop(request.collection_name)
         return q.CollectionOperationResponse(result=True)
 
 
@@ -150,7 +185,7 @@ class _Points(PointsServicer):
 
     async def CreateFieldIndex(self, request: Any, context: Any) -> Message:
         self._collections[request.collection_name].payload_schema[request.field_name].CopyFrom(
-            q.PayloadSchemaInfo(data_type=q.PayloadSchemaType.Keyword)
+            q.PayloadSchemaInfo(data_type=_DATA_TYPES[request.field_type])
         )
         return COMPLETED
 
@@ -163,8 +198,8 @@ class _Points(PointsServicer):
     async def Count(self, request: Any, context: Any) -> Message:
         return q.CountResponse(result=q.CountResult(count=0))
 
-    async def Query(self, request: Any, context: Any) -> Message:
-        return q.QueryResponse()
+    async def QueryBatch(self, request: Any, context: Any) -> Message:
+        return q.QueryBatchResponse(result=[q.BatchResult() for _ in request.query_points])
 
     async def Get(self, request: Any, context: Any) -> Message:
         return q.GetResponse()

@@ -11,12 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipsearch_server.budget import Budget
-from clipsearch_server.errors import SourceFailed
+from clipsearch_server.errors import (
+    CollectionExists,
+    CollectionInUse,
+    CollectionNotFound,
+    IndexUnavailable,
+    SourceFailed,
+)
 from clipsearch_server.image import decode_image
 from clipsearch_server.ports import (
+    CollectionSpec,
     DecodedImage,
     EmbeddedPage,
     Embeddings,
+    FoundCollection,
     ImagePage,
     NearestQuery,
     Pixels,
@@ -24,6 +32,7 @@ from clipsearch_server.ports import (
     StoredImage,
     TokenIds,
 )
+from filtering import passes
 
 
 class FakeEncoder:
@@ -190,6 +199,7 @@ class FakeIndex:
             ScoredId(image.id, float(stored @ query.embedding))
             for image, stored in self._stored.values()
             if image.id not in query.exclude
+            and (query.filter is None or passes(image, query.filter))
         ]
         if query.score_threshold is not None:
             hits = [hit for hit in hits if hit.score >= query.score_threshold]
@@ -197,6 +207,66 @@ class FakeIndex:
 
     def _by_id(self) -> builtins.list[StoredImage]:
         return [self._stored[image_id][0] for image_id in sorted(self._stored)]
+
+
+class FakeStore:
+    """Keeps collections and aliases in memory; ``default`` is the alias of the first collection,
+    whose index may be given."""
+
+    description = "fake"
+
+    def __init__(self, default: str, spec: CollectionSpec, index: FakeIndex | None = None) -> None:
+        name = f"{default}-1"
+        self._specs = {name: spec}
+        self._aliases = {default: name}
+        self._indexes = {name: index or FakeIndex(spec.embedding_dim)}
+
+    async def find(self, name: str) -> FoundCollection:
+        own_name = self._aliases.get(name, name)
+        if own_name not in self._specs:
+            raise CollectionNotFound(name)
+        return FoundCollection(own_name, self._specs[own_name])
+
+    async def collections(self) -> Mapping[str, CollectionSpec]:
+        return dict(self._specs)
+
+    async def aliases(self) -> Mapping[str, str]:
+        return dict(self._aliases)
+
+    async def open(self, name: str) -> FakeIndex:
+        self._require(name)
+        return self._indexes[name]
+
+    async def create(self, name: str, spec: CollectionSpec) -> None:
+        if name in self._specs or name in self._aliases:
+            raise CollectionExists(name)
+        self._specs[name], self._indexes[name] = spec, FakeIndex(spec.embedding_dim)
+
+    async def update(self, name: str, spec: CollectionSpec) -> None:
+        self._require(name)
+        self._specs[name] = spec
+
+    async def delete(self, name: str) -> None:
+        self._require(name)
+        if name in self._aliases.values():
+            raise CollectionInUse(f"{name} has an alias")
+        del self._specs[name]
+        self._indexes.pop(name).fail_with = IndexUnavailable("the index is closed")
+
+    async def set_alias(self, alias: str, collection: str) -> None:
+        self._require(collection)
+        if alias in self._specs:
+            raise CollectionExists(alias)
+        self._aliases[alias] = collection
+
+    async def delete_alias(self, alias: str) -> None:
+        if alias not in self._aliases:
+            raise CollectionNotFound(alias)
+        del self._aliases[alias]
+
+    def _require(self, name: str) -> None:
+        if name not in self._specs:
+            raise CollectionNotFound(name)
 
 
 def _unit(vectors: np.ndarray) -> Embeddings:

@@ -44,6 +44,7 @@ class NewImage:
     uri: str
     metadata: Metadata
     fetch_headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # for the url's host
+    create_time: datetime | None = None  # None: now, or the time that is stored
 
 
 class AddOutcome(Enum):
@@ -117,8 +118,10 @@ class ImageAdder:
         for a content that it gives.
 
         Raises InvalidRequest, SourceNotAllowed, SourceFailed or InvalidImage if the source is at
-        fault.
+        fault, InvalidRequest if the create_time is in the future.
         """
+        if new.create_time is not None and new.create_time > datetime.now(UTC):
+            raise InvalidRequest("create_time", "is in the future")
         try:
             if new.content is not None:
                 return await self._add_content(new, self._checked(new.content))
@@ -173,7 +176,7 @@ class ImageAdder:
             width_px=picture.width_px,
             height_px=picture.height_px,
             size_bytes=len(content),
-            create_time=stored.create_time if stored else now,
+            create_time=new.create_time or (stored.create_time if stored else now),
             update_time=now,
             duplicate_of=duplicate_of,
         )
@@ -260,6 +263,8 @@ def _uri(new: NewImage) -> str:
 
 
 def _is_same(stored: StoredImage, new: NewImage, sha256: str) -> bool:
+    if new.create_time not in (None, stored.create_time):
+        return False
     return (stored.sha256, stored.url, stored.uri, _canonical(stored.metadata)) == (
         sha256,
         new.url or "",

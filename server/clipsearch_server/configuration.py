@@ -52,13 +52,16 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
         raise StartupError(_explain(error, origins, config)) from error
     try:
         folders = {
-            name: getattr(settings, name).expanduser().absolute()
-            for name in ("data_dir", "model_dir")
+            "data_dir": settings.data_dir.expanduser().absolute(),
+            "model_dir": settings.model_dir.expanduser().absolute(),
+            "extra_model_dirs": tuple(
+                path.expanduser().absolute() for path in settings.extra_model_dirs
+            ),
         }
     except RuntimeError as error:  # there is no such user, or this one has no home
         raise StartupError(
-            f"data_dir={settings.data_dir}, model_dir={settings.model_dir}: {error}; name the "
-            "folders without ~"
+            f"{error}; name data_dir={settings.data_dir}, model_dir={settings.model_dir} and "
+            "extra_model_dirs without ~"
         ) from error
     return settings.model_copy(update=folders)
 

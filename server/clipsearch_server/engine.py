@@ -1,4 +1,4 @@
-"""What the service does, without how: add, query, get, list, delete, export and import images.
+"""What the service does with a model, without how: add, query and import images.
 
 Each method reads top to bottom and takes each step by one call. Nothing here knows of gRPC, of ONNX
 or of Qdrant.
@@ -7,23 +7,19 @@ or of Qdrant.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TypeVar
-from uuid import UUID
 
 from clipsearch_server.adding import AddedImage, ImageAdder, NewImage
-from clipsearch_server.errors import ImageNotFound
 from clipsearch_server.paging import window
 from clipsearch_server.ports import (
-    EmbeddedPage,
     Embeddings,
     Encoder,
     ImageIndex,
-    ImagePage,
     NearestQuery,
     StoredImage,
 )
@@ -33,9 +29,6 @@ T = TypeVar("T")
 
 # A shorter text is tokenised faster than a thread takes it over.
 _INLINE_TEXT_CHARS = 256
-
-# On a page of an export: what is read, and held in memory, at a time.
-_EXPORT_PAGE_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,51 +121,9 @@ class SearchEngine:
             stages=stages,
         )
 
-    async def get(self, image_id: UUID) -> StoredImage:
-        """Returns an image. Raises ImageNotFound."""
-        found = await self._index.get([image_id])
-        if not found:
-            raise ImageNotFound(image_id)
-        return found[0]
-
-    async def list(self, *, limit: int, start_id: UUID | None = None) -> ImagePage:
-        """Returns a page of images, ordered by id."""
-        return await self._index.list(limit=limit, start_id=start_id)
-
-    async def delete(self, image_id: UUID) -> None:
-        """Deletes an image; returns when that is durable. Raises ImageNotFound."""
-        await self.get(image_id)
-        await self._index.delete([image_id])
-
-    async def export_images(self, *, start_id: UUID | None = None) -> AsyncIterator[EmbeddedPage]:
-        """Yields all images whose id is at least start_id with their embeddings, ordered by id.
-
-        A page is read when it is asked for, so what is added or deleted meanwhile may show or not.
-        """
-        while True:
-            page = await self._index.list_embedded(limit=_EXPORT_PAGE_SIZE, start_id=start_id)
-            yield page
-            if page.next_id is None:
-                return
-            start_id = page.next_id
-
     async def import_images(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
         """Stores images that this model embedded; see `ImageAdder.import_images`."""
         await self._adder.import_images(images, embeddings)
-
-    async def count(self) -> int:
-        """Returns the number of images."""
-        return await self._index.count()
-
-    @property
-    def encoder_description(self) -> str:
-        """What runs the model: for people."""
-        return self._encoder.description
-
-    @property
-    def index_description(self) -> str:
-        """What stores the embeddings: for people."""
-        return self._index.description
 
     async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)

@@ -4,6 +4,7 @@
   + InvalidRequest            the caller's fault: a field of the request
     - InvalidImage            the content is no image we take
     - SourceNotAllowed        the URL points where this server does not go
+    - FilterRefused           the index does not take the filter
   + SourceFailed              the fault of the host that the URL names
   + NotFound                  there is no such image or collection
     - ImageNotFound
@@ -81,6 +82,15 @@ class SourceNotAllowed(InvalidRequest):
         super().__init__("url", "this server does not fetch from the URL's address")
 
 
+class FilterRefused(InvalidRequest):
+    """The index does not take the filter: it would cost too much, or what stores it is too old."""
+
+    reason = "FILTER_REFUSED"
+
+    def __init__(self, message: str) -> None:
+        super().__init__("filter", message)
+
+
 class SourceFailed(ClipsearchError):
     """The host of the URL did not deliver: its fault, not ours and not the request's.
 
@@ -132,8 +142,9 @@ class CollectionExists(ClipsearchError):
 
     reason = "COLLECTION_EXISTS"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"there is a collection or an alias named {name!r} already", name=name)
+    def __init__(self, name: str, message: str = "") -> None:
+        default = f"there is a collection or an alias named {name!r} already"
+        super().__init__(message or default, name=name)
 
 
 class CollectionInUse(ClipsearchError):

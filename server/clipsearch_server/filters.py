@@ -9,6 +9,8 @@ condition's, or none, does not pass.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
@@ -69,4 +71,51 @@ class Filter:
     must_not: tuple[Condition, ...] = ()
 
 
-Condition: TypeAlias = MatchAny | NumberRange | TimeRange | Exists | Prefix | Filter
+Leaf: TypeAlias = MatchAny | NumberRange | TimeRange | Exists | Prefix
+Condition: TypeAlias = Leaf | Filter
+
+
+# A name, and `[]` after it. Letters are what is not ASCII too: nobody agrees on which of it are.
+# Qdrant has no way to quote a quote or a backslash.
+_STEP = re.compile(r'(?:"([^"\\]*)"|([A-Za-z0-9_\-\u0080-\U0010ffff]+))((?:\[\])*)')
+_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def path_steps(path: str) -> tuple[str | None, ...]:
+    """Splits a path into the names of objects' members, and None for each ``[]``.
+
+    Raises ValueError if it is malformed.
+    """
+    steps: list[str | None] = []
+    position = 0
+    while match := _STEP.match(path, position):
+        quoted, plain, brackets = match.groups()
+        steps.append(plain if quoted is None else quoted)
+        steps += [None] * (len(brackets) // 2)
+        position = match.end()
+        if position == len(path):
+            return tuple(steps)
+        if path[position] != ".":
+            break
+        position += 1
+    raise ValueError(f"not a path: {path!r}")
+
+
+def to_path(steps: Sequence[str | None]) -> str:
+    """Writes steps, the first of which is a name, in the one way that all stores read alike."""
+    path = ""
+    for step in steps:
+        if step is None:
+            path += "[]"
+        else:
+            path += "." * bool(path) + (step if _PLAIN.fullmatch(step) else f'"{step}"')
+    return path
+
+
+def leaves(filter: Filter) -> Iterator[Leaf]:
+    """Yields the conditions of a filter, and of the filters within it, that test a field."""
+    for condition in (*filter.must, *filter.should, *filter.must_not):
+        if isinstance(condition, Filter):
+            yield from leaves(condition)
+        else:
+            yield condition

@@ -150,11 +150,21 @@ class CollectionSpec:
     indexed_fields: tuple[IndexedField, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class FoundCollection:
+    """A collection under its own name, whatever name it was asked for by."""
+
+    name: str
+    spec: CollectionSpec
+
+
 class IndexStore(Protocol):
     """Named collections, each an ImageIndex, and other names for them.
 
-    A name is a collection's or an alias, never both. Raises, besides what is said, what ImageIndex
-    does. Others may change what a remote store holds at any time.
+    A name is a collection's or an alias, never both. There is a default name, given to the adapter
+    with the spec of its collection: where nothing bears it yet, the adapter makes the collection
+    ``<name>-1`` and the alias. Raises, besides what is said, what ImageIndex does. Others may
+    change what a remote store holds at any time.
     """
 
     @property
@@ -162,8 +172,15 @@ class IndexStore(Protocol):
         """What stores the embeddings, with its version: for people."""
         ...
 
+    async def find(self, name: str) -> FoundCollection:
+        """Returns the collection that has a name or that an alias stands for; a remote store, what
+        was so at most a second ago. Raises CollectionNotFound; of the default name, which never
+        goes by our doing, IndexUnavailable."""
+        ...
+
     async def collections(self) -> Mapping[str, CollectionSpec]:
-        """Returns all collections that this service made, by name."""
+        """Returns all collections that this service made, by name, but for those that cannot be
+        read."""
         ...
 
     async def aliases(self) -> Mapping[str, str]:
@@ -172,7 +189,8 @@ class IndexStore(Protocol):
 
     async def open(self, name: str) -> ImageIndex:
         """Returns the index of a collection; the same one each time, until it is deleted or the
-        store is closed, which closes it. Raises CollectionNotFound."""
+        store is closed, which closes it. Raises CollectionNotFound, IndexUnavailable if it cannot
+        be opened."""
         ...
 
     async def create(self, name: str, spec: CollectionSpec) -> None:
@@ -186,8 +204,8 @@ class IndexStore(Protocol):
         ...
 
     async def delete(self, name: str) -> None:
-        """Deletes a collection and what is in it, once the calls under way are through. Raises
-        CollectionNotFound, CollectionInUse if an alias stands for it."""
+        """Deletes a collection and what is in it, once the calls of its index that are under way
+        are through. Raises CollectionNotFound, CollectionInUse if an alias stands for it."""
         ...
 
     async def set_alias(self, alias: str, collection: str) -> None:
@@ -198,10 +216,6 @@ class IndexStore(Protocol):
 
     async def delete_alias(self, alias: str) -> None:
         """Removes an alias. Raises CollectionNotFound if there is none."""
-        ...
-
-    async def health(self) -> None:
-        """Returns if the store can work now; raises IndexUnavailable if not."""
         ...
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -24,10 +25,14 @@ def _host_and_port(value: str) -> str:
     return value
 
 
+def is_collection_name(value: str) -> bool:
+    """Whether it is a safe file name: on Edge, a collection is a folder."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value) is not None
+
+
 def _collection_name(value: str) -> str:
-    """Accepts what is a safe file name on every system: the collection is a folder."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", value):
-        raise ValueError("expected up to 64 letters, digits, - and _, the first no sign")
+    if not is_collection_name(value):
+        raise ValueError("expected up to 64 letters, digits, -, _ and ., the first no sign")
     return value
 
 
@@ -88,6 +93,7 @@ CollectionName = Annotated[str, AfterValidator(_collection_name)]
 GrpcUrl = Annotated[str, AfterValidator(_grpc_url)]
 ProxyUrl = Annotated[str, AfterValidator(_proxy_url)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
+Folders = Annotated[tuple[Path, ...], BeforeValidator(_listed)]
 Hosts = Annotated[
     tuple[Annotated[str, AfterValidator(host_pattern)], ...], BeforeValidator(_listed)
 ]

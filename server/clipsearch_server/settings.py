@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, FilePath, SecretStr
 from clipsearch_server.fetch_policy import FetchPolicy, port_range
 from clipsearch_server.setting_values import (
     CollectionName,
+    Folders,
     GrpcUrl,
     HeaderValue,
     HostAndPort,
@@ -178,7 +179,9 @@ class IndexSettings(Group):
         default=30.0, gt=0, description="seconds that one index operation may take"
     )
     max_in_flight: int = Field(
-        default=1024, ge=1, description="index operations under way at a time; more are refused"
+        default=1024,
+        ge=1,
+        description="operations of a collection's index under way at a time; more are refused",
     )
     optimize_after_points: int = Field(
         default=20_000,
@@ -239,9 +242,16 @@ class Settings(Group):
         default=DEMO_MODEL_DIR,
         description="model folder, as `make export-models` writes it; default: the demo model",
     )
+    extra_model_dirs: Folders = Field(
+        default=(),
+        description="folders of other models to run too, for the collections that they fill",
+    )
     collection: CollectionName = Field(
         default="images",
-        description="name of the default collection",
+        description="name of the default collection; an alias, which can be switched",
+    )
+    max_collections: int = Field(
+        default=32, ge=1, le=1000, description="collections there may be; no more are created"
     )
     default_limit: int = Field(
         default=5, ge=1, le=1000, description="hits of a query that sets no limit of its own"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import uuid
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,21 +11,20 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
-from clipsearch_server.indexes.edge.index import EdgeIndex
-from clipsearch_server.indexes.qdrant.collection import CollectionLayout
-from clipsearch_server.indexes.qdrant.connection import QdrantServer
-from clipsearch_server.indexes.qdrant.index import QdrantIndex
-from clipsearch_server.ports import Embeddings, ImageIndex, StoredImage
+from clipsearch_server.ports import (
+    Embedding,
+    Embeddings,
+    ImageIndex,
+    NearestQuery,
+    ScoredId,
+    StoredImage,
+)
 from fakes import FakeIndex
-from in_memory_qdrant import InMemoryQdrant
+from stored_images import DIM, KINDS, an_image, an_open_index, embeddings
 
-DIM = 16
-BORN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SCORE_TOLERANCE = 1e-5  # float32, summed in whatever order
 EMBEDDING_TOLERANCE = 1e-6  # a store may normalise once more
 
-
-TEST_QDRANT = "CLIPSEARCH_TEST_QDRANT_URL"  # http://host:port of a real server's gRPC interface
 
 pytestmark = [
     # One index for all tests, emptied before each: to start Edge takes longer than to use it.
@@ -38,55 +34,14 @@ pytestmark = [
 ]
 
 
-def qdrant_index(server: QdrantServer, collection: str) -> QdrantIndex:
-    return QdrantIndex(
-        server,
-        collection=collection,
-        model_id="test",
-        fingerprint="0" * 64,
-        embedding_dim=DIM,
-        layout=CollectionLayout(),
-        max_in_flight=1000,
-        timeout_s=30,
-    )
-
-
-@pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=["edge", "fake", "qdrant", "qdrant-server"]
-)
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["fake", *KINDS])
 async def opened(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ImageIndex]:
     if request.param == "fake":
         yield FakeIndex(DIM)
         return
-    if request.param == "qdrant":
-        async with qdrant_index(InMemoryQdrant(url="http://in-memory"), "images") as qdrant:
-            yield qdrant
-        return
-    if request.param == "qdrant-server":
-        url = os.environ.get(TEST_QDRANT)  # noqa: TID251 - of the tests, not of the server
-        if url is None:
-            pytest.skip(f"{TEST_QDRANT} names no Qdrant server")
-        server, name = QdrantServer(url=url), f"test-{uuid.uuid4()}"
-        try:
-            async with qdrant_index(server, name) as qdrant:
-                yield qdrant
-        finally:
-            client = await asyncio.to_thread(server.connect, 30)
-            await client.delete_collection(name)
-            await client.close()
-        return
-    async with EdgeIndex(
-        tmp_path_factory.mktemp("data"),
-        collection="images",
-        model_id="test",
-        fingerprint="0" * 64,
-        embedding_dim=DIM,
-        optimize_after_points=1_000_000,
-        max_in_flight=1000,
-        timeout_s=30,
-    ) as index:
+    async with an_open_index(request.param, tmp_path_factory.mktemp("data")) as index:
         yield index
 
 
@@ -96,26 +51,11 @@ async def index(opened: ImageIndex) -> ImageIndex:
     return opened
 
 
-def an_image(number: int, **changes: Any) -> StoredImage:
-    values: dict[str, Any] = {
-        "id": UUID(int=number),
-        "url": f"https://example.org/{number}",
-        "uri": f"picture {number}",
-        "metadata": {},
-        "sha256": f"{number:064x}",
-        "media_type": "image/png",
-        "width_px": 640,
-        "height_px": 480,
-        "size_bytes": 12_345,
-        "create_time": BORN,
-        "update_time": BORN + timedelta(microseconds=number % 1000),
-    }
-    return StoredImage(**(values | changes))
-
-
-def embeddings(n: int, seed: int = 0) -> Embeddings:
-    vectors = np.random.default_rng(seed).standard_normal((n, DIM)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+async def nearest(
+    index: ImageIndex, embedding: Embedding, *, limit: int = 10, **options: Any
+) -> list[ScoredId]:
+    (hits,) = await index.search([NearestQuery(embedding=embedding, limit=limit, **options)])
+    return hits
 
 
 async def test_an_image_comes_back_as_it_was(index: ImageIndex) -> None:
@@ -139,7 +79,7 @@ async def test_an_image_comes_back_as_it_was(index: ImageIndex) -> None:
     assert await index.get([image.id]) == [image]
     assert await index.find_content(image.sha256) == image
     assert (await index.list(limit=1)).images == [image]
-    assert [hit.image for hit in await index.search(embeddings(1)[0], limit=1)] == [image]
+    assert [hit.id for hit in await nearest(index, embeddings(1)[0], limit=1)] == [image.id]
 
 
 async def test_metadata_keeps_its_types(index: ImageIndex) -> None:
@@ -154,7 +94,7 @@ async def test_upsert_replaces_an_image_and_its_embedding(index: ImageIndex) -> 
     await index.upsert([an_image(1)], old[None])
     await index.upsert([an_image(1, uri="new")], new[None])
     assert [image.uri for image in await index.get([UUID(int=1)])] == ["new"]
-    (hit,) = await index.search(new, limit=10)
+    (hit,) = await nearest(index, new)
     assert hit.score == pytest.approx(1, abs=SCORE_TOLERANCE)
     assert await index.count() == 1
 
@@ -163,8 +103,8 @@ async def test_the_last_of_one_id_wins(index: ImageIndex) -> None:
     first, last = embeddings(2)
     images = [an_image(1, uri="first"), an_image(1, uri="last")]
     await index.upsert(images, np.stack([first, last]))
-    (hit,) = await index.search(last, limit=10)
-    assert hit.image.uri == "last"
+    (hit,) = await nearest(index, last)
+    assert [image.uri for image in await index.get([hit.id])] == ["last"]
     assert hit.score == pytest.approx(1, abs=SCORE_TOLERANCE)
 
 
@@ -197,24 +137,58 @@ async def test_search_returns_the_nearest_best_first(index: ImageIndex) -> None:
     query = embeddings(1, seed=1)[0]
     cosines = vectors @ query
     expected = np.argsort(-cosines)
-    hits = await index.search(query, limit=10)
-    assert [hit.image.id.int for hit in hits] == expected[:10].tolist()
+    hits = await nearest(index, query)
+    assert [hit.id.int for hit in hits] == expected[:10].tolist()
     assert [hit.score for hit in hits] == pytest.approx(
         cosines[expected[:10]].tolist(), abs=SCORE_TOLERANCE
     )
-    page = await index.search(query, limit=5, offset=7)
-    assert [hit.image.id.int for hit in page] == expected[7:12].tolist()
-    assert len(await index.search(query, limit=1000)) == 200
-    assert await index.search(query, limit=5, offset=200) == []
+    assert len(await nearest(index, query, limit=1000)) == 200
+
+
+async def test_search_answers_several_queries_in_their_order(index: ImageIndex) -> None:
+    vectors = embeddings(30)
+    await index.upsert([an_image(n) for n in range(30)], vectors)
+    queries = [NearestQuery(embedding=vectors[n], limit=n) for n in (7, 1, 7, 29)]
+    answers = await index.search(queries)
+    assert [len(hits) for hits in answers] == [7, 1, 7, 29]
+    assert [hits[0].id.int for hits in answers] == [7, 1, 7, 29]
+    assert answers[0] == answers[2]
+
+
+async def test_an_excluded_image_is_no_hit(index: ImageIndex) -> None:
+    vectors = embeddings(30)
+    await index.upsert([an_image(n) for n in range(30)], vectors)
+    everything = await nearest(index, vectors[3], limit=30)
+    excluded = (UUID(int=3), everything[4].id, UUID(int=999))
+    hits = await nearest(index, vectors[3], limit=10, exclude=excluded)
+    assert hits == [hit for hit in everything if hit.id not in excluded][:10]
+
+
+async def test_an_exact_search_finds_the_same_where_nothing_is_approximate(
+    index: ImageIndex,
+) -> None:
+    vectors = embeddings(30)
+    await index.upsert([an_image(n) for n in range(30)], vectors)
+    assert await nearest(index, vectors[3], exact=True) == await nearest(index, vectors[3])
+
+
+async def test_embeddings_come_back_by_id(index: ImageIndex) -> None:
+    vectors = embeddings(5)
+    await index.upsert([an_image(n) for n in range(5)], vectors)
+    found = await index.get_embeddings([UUID(int=n) for n in (4, 99, 0)])
+    assert found.keys() == {UUID(int=4), UUID(int=0)}
+    assert found[UUID(int=4)].dtype == np.float32
+    assert found[UUID(int=4)] == pytest.approx(vectors[4], abs=EMBEDDING_TOLERANCE)
+    assert await index.get_embeddings([]) == {}
 
 
 async def test_search_leaves_out_what_is_below_the_threshold(index: ImageIndex) -> None:
     vectors = embeddings(200)
     await index.upsert([an_image(n) for n in range(200)], vectors)
     query = vectors[0]
-    hits = await index.search(query, limit=1000, score_threshold=0.2)
+    hits = await nearest(index, query, limit=1000, score_threshold=0.2)
     assert len(hits) == np.count_nonzero(vectors @ query >= 0.2)
-    assert await index.search(-query, limit=10, score_threshold=0.99) == []
+    assert await nearest(index, -query, score_threshold=0.99) == []
 
 
 @pytest.mark.parametrize(
@@ -222,11 +196,11 @@ async def test_search_leaves_out_what_is_below_the_threshold(index: ImageIndex) 
 )
 async def test_search_refuses_what_is_no_embedding(index: ImageIndex, bad: Embeddings) -> None:
     with pytest.raises(ValueError, match="embedding"):
-        await index.search(bad, limit=1)
+        await nearest(index, bad)
 
 
 async def test_an_empty_index_answers(index: ImageIndex) -> None:
-    assert await index.search(embeddings(1)[0], limit=10) == []
+    assert await nearest(index, embeddings(1)[0]) == []
     assert await index.get([UUID(int=1)]) == []
     assert await index.get([]) == []
     assert await index.find_content("0" * 64) is None
@@ -340,8 +314,8 @@ async def test_a_deleted_image_is_gone_from_everywhere(index: ImageIndex) -> Non
     assert await index.get([UUID(int=3)]) == []
     assert await index.find_content(f"{3:064x}") is None
     assert [image.id.int for image in (await index.list(limit=100)).images] == [*range(90, 100)]
-    hits = await index.search(vectors[3], limit=100)
-    assert {hit.image.id.int for hit in hits} == {*range(90, 100)}
+    hits = await nearest(index, vectors[3], limit=100)
+    assert {hit.id.int for hit in hits} == {*range(90, 100)}
 
 
 async def test_an_image_is_found_as_soon_as_it_is_stored(index: ImageIndex) -> None:
@@ -350,8 +324,8 @@ async def test_an_image_is_found_as_soon_as_it_is_stored(index: ImageIndex) -> N
     async def add_and_look(number: int) -> None:
         await index.upsert([an_image(number)], vectors[number : number + 1])
         (image,) = await index.get([UUID(int=number)])
-        (hit,) = await index.search(vectors[number], limit=1)
-        assert image.id.int == hit.image.id.int == number
+        (hit,) = await nearest(index, vectors[number], limit=1)
+        assert image.id.int == hit.id.int == number
         if number % 2:
             await index.delete([image.id])
             assert await index.get([image.id]) == []
@@ -360,14 +334,12 @@ async def test_an_image_is_found_as_soon_as_it_is_stored(index: ImageIndex) -> N
     assert await index.count() == 32
 
 
-async def test_pages_hold_everything_once_even_if_all_scores_are_equal(index: ImageIndex) -> None:
+async def test_of_equal_scores_the_lower_id_comes_first(index: ImageIndex) -> None:
     vectors = np.repeat(embeddings(1), 40, axis=0)
-    await index.upsert([an_image(n) for n in range(40)], vectors)
-    found: list[int] = []
-    for offset in range(0, 42, 7):
-        hits = await index.search(vectors[0], limit=8, offset=offset)
-        found += [hit.image.id.int for hit in hits[:7]]
-    assert sorted(found) == list(range(40))
+    order = np.random.default_rng(1).permutation(40).tolist()
+    await index.upsert([an_image(n) for n in order], vectors)
+    hits = await nearest(index, vectors[0], limit=40)
+    assert [hit.id.int for hit in hits] == list(range(40))
 
 
 async def test_metadata_comes_back_to_the_last_digit(index: ImageIndex) -> None:

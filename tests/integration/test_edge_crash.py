@@ -28,33 +28,14 @@ from clipsearch_server.errors import (
     StorageFull,
 )
 from clipsearch_server.indexes.edge.index import EdgeIndex
-from clipsearch_server.ports import StoredImage
-from edge_driver import DIM, WORKERS, embedding, image, open_index, state_after
+from clipsearch_server.ports import NearestQuery, ScoredId, StoredImage
+from edge_driver import WORKERS, embedding, image, open_index, state_after
 
 MAX_REOPEN_S = 5.0
 
 
-def an_index(
-    data_dir: Path,
-    *,
-    optimize_after_points: int = 1_000_000,
-    timeout_s: float = 30,
-    max_in_flight: int = 100,
-) -> EdgeIndex:
-    return EdgeIndex(
-        data_dir,
-        collection="images",
-        model_id="test",
-        fingerprint="0" * 64,
-        embedding_dim=DIM,
-        optimize_after_points=optimize_after_points,
-        max_in_flight=max_in_flight,
-        timeout_s=timeout_s,
-    )
-
-
 def shards(data_dir: Path) -> list[str]:
-    return sorted(path.name for path in (data_dir / "collections" / "images").glob("shard-*"))
+    return sorted(path.name for path in (data_dir / "collections" / "images-1").glob("shard-*"))
 
 
 def index_pids() -> list[int]:
@@ -91,7 +72,7 @@ async def store(index: EdgeIndex, n: int, *, first: int = 0) -> None:
 
 
 async def test_a_killed_index_process_is_replaced_and_has_lost_nothing(tmp_path: Path) -> None:
-    async with an_index(tmp_path) as index:
+    async with open_index(tmp_path) as index:
         await store(index, 100)
         (pid,) = index_pids()
         os.kill(pid, signal.SIGSTOP)
@@ -110,7 +91,7 @@ async def test_a_killed_index_process_is_replaced_and_has_lost_nothing(tmp_path:
 
 
 async def test_a_silent_index_process_is_a_deadline_and_not_healthy(tmp_path: Path) -> None:
-    async with an_index(tmp_path, timeout_s=0.3) as index:
+    async with open_index(tmp_path, timeout_s=0.3) as index:
         (pid,) = index_pids()
         os.kill(pid, signal.SIGSTOP)
         try:
@@ -124,7 +105,7 @@ async def test_a_silent_index_process_is_a_deadline_and_not_healthy(tmp_path: Pa
 
 
 async def test_signals_to_the_group_leave_the_index_process_alone(tmp_path: Path) -> None:
-    async with an_index(tmp_path) as index:
+    async with open_index(tmp_path) as index:
         (pid,) = index_pids()
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGTERM)
@@ -135,14 +116,14 @@ async def test_signals_to_the_group_leave_the_index_process_alone(tmp_path: Path
 
 
 async def test_more_calls_than_allowed_are_refused(tmp_path: Path) -> None:
-    async with an_index(tmp_path, max_in_flight=2) as index:
+    async with open_index(tmp_path, max_in_flight=2) as index:
         outcomes = await asyncio.gather(*(index.count() for _ in range(3)), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [int, int, Overloaded]
         assert await index.count() == 0
 
 
 async def test_who_gives_up_takes_a_place_until_the_index_has_answered(tmp_path: Path) -> None:
-    async with an_index(tmp_path, max_in_flight=3) as index:
+    async with open_index(tmp_path, max_in_flight=3) as index:
         await store(index, 10)
         (pid,) = index_pids()
         os.kill(pid, signal.SIGSTOP)
@@ -150,7 +131,7 @@ async def test_who_gives_up_takes_a_place_until_the_index_has_answered(tmp_path:
             for _ in range(3):
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.05):
-                        await index.search(embedding(0, 0)[0], limit=1)
+                        await nearest(index, 0, 0)
             with pytest.raises(Overloaded):
                 await index.count()
         finally:
@@ -169,19 +150,19 @@ async def test_a_server_with_many_connections_can_start_its_index(tmp_path: Path
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         for _ in range(1100):
             stack.enter_context(open(os.devnull, "rb"))  # noqa: ASYNC230
-        async with an_index(tmp_path) as index:
+        async with open_index(tmp_path) as index:
             await store(index, 5)
             assert await index.count() == 5
 
 
 async def test_closing_answers_what_is_under_way(tmp_path: Path) -> None:
-    async with an_index(tmp_path) as index:
+    async with open_index(tmp_path) as index:
         writes = [asyncio.create_task(store(index, 50)) for _ in range(10)]
         await asyncio.sleep(0)
     await asyncio.gather(*writes)
     with pytest.raises(IndexUnavailable):
         await index.count()
-    async with an_index(tmp_path) as index:
+    async with open_index(tmp_path) as index:
         assert await index.count() == 50
 
 
@@ -189,7 +170,7 @@ async def test_closing_answers_what_is_under_way(tmp_path: Path) -> None:
 
 
 async def test_optimizing_loses_no_write_made_meanwhile(tmp_path: Path) -> None:
-    async with an_index(tmp_path) as index:
+    async with open_index(tmp_path) as index:
         steps = [0] * WORKERS
 
         async def work(worker: int) -> None:
@@ -208,38 +189,38 @@ async def test_optimizing_loses_no_write_made_meanwhile(tmp_path: Path) -> None:
         assert min(steps) > 10
         await check_state(index, steps)
     assert shards(tmp_path) == ["shard-000002"]
-    async with an_index(tmp_path) as index:
+    async with open_index(tmp_path) as index:
         await check_state(index, steps)
 
 
 async def test_what_was_written_meanwhile_is_synced_before_the_switch(tmp_path: Path) -> None:
-    async with an_index(tmp_path) as index:
+    async with open_index(tmp_path) as index:
         await store(index, 2000)
         optimizing = asyncio.create_task(index.optimize())
         await until(lambda: len(index_pids()) == 2)
         await store(index, 50, first=2000)
         await optimizing
         # A shard's floor is written when it is flushed.
-        floor = tmp_path / "collections" / "images" / "shard-000002" / "floor"
+        floor = tmp_path / "collections" / "images-1" / "shard-000002" / "floor"
         assert int(await asyncio.to_thread(floor.read_text)) == 2050
 
 
 async def test_the_graph_is_built_when_enough_is_new(tmp_path: Path) -> None:
-    async with an_index(tmp_path, optimize_after_points=1000) as index:
+    async with open_index(tmp_path, optimize_after_points=1000) as index:
         await store(index, 999)
         assert shards(tmp_path) == ["shard-000001"]
         await store(index, 1001)  # all but two of them replacements, which are as new
         await until(lambda: shards(tmp_path) == ["shard-000002"])
         await store(index, 10)
         assert await index.count() == 1001
-    async with an_index(tmp_path, optimize_after_points=1000) as index:
+    async with open_index(tmp_path, optimize_after_points=1000) as index:
         await store(index, 20)
         assert await index.count() == 1001
     assert shards(tmp_path) == ["shard-000002"]
 
 
 async def test_a_killed_builder_leaves_the_index_as_it_was(tmp_path: Path) -> None:
-    async with an_index(tmp_path) as index:
+    async with open_index(tmp_path) as index:
         await store(index, 2000)
         (live,) = index_pids()
         optimizing = asyncio.create_task(index.optimize())
@@ -255,7 +236,7 @@ async def test_a_killed_builder_leaves_the_index_as_it_was(tmp_path: Path) -> No
 
 
 async def test_a_live_process_killed_while_optimizing_is_replaced(tmp_path: Path) -> None:
-    async with an_index(tmp_path) as index:
+    async with open_index(tmp_path) as index:
         await store(index, 2000)
         (live,) = index_pids()
         optimizing = asyncio.create_task(index.optimize())
@@ -268,14 +249,14 @@ async def test_a_live_process_killed_while_optimizing_is_replaced(tmp_path: Path
 
 
 async def test_closing_abandons_a_graph_under_construction(tmp_path: Path) -> None:
-    async with an_index(tmp_path) as index:
+    async with open_index(tmp_path) as index:
         await store(index, 2000)
         optimizing = asyncio.create_task(index.optimize())
         await until(lambda: len(index_pids()) == 2)
     with pytest.raises(IndexUnavailable):
         await optimizing
     assert index_pids() == []
-    async with an_index(tmp_path) as index:
+    async with open_index(tmp_path) as index:
         assert await index.count() == 2000
 
 
@@ -305,9 +286,14 @@ async def every_image(index: EdgeIndex) -> list[StoredImage]:
     return images
 
 
+async def nearest(index: EdgeIndex, key: int, step: int) -> list[ScoredId]:
+    (hits,) = await index.search([NearestQuery(embedding=embedding(key, step)[0], limit=10)])
+    return hits
+
+
 async def check_embedding(index: EdgeIndex, image_id: UUID, step: int) -> None:
-    (hit,) = await index.search(embedding(image_id.int >> 64, step)[0], limit=1)
-    assert hit.image.id == image_id
+    hit = (await nearest(index, image_id.int >> 64, step))[0]
+    assert hit.id == image_id
     assert hit.score == pytest.approx(1, abs=1e-5)
 
 
@@ -365,7 +351,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_full_disk_refuses_writes_and_still_reads(small_disk: Path) -> None:
-    async with an_index(small_disk) as index:
+    async with open_index(small_disk) as index:
         await store(index, 10)
         free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
         filler = small_disk / "filler"
@@ -375,7 +361,7 @@ async def test_a_full_disk_refuses_writes_and_still_reads(small_disk: Path) -> N
         with pytest.raises(StorageFull):
             await index.optimize()
         assert await index.count() == 10
-        assert len(await index.search(embedding(3, 0)[0], limit=10)) == 10
+        assert len(await nearest(index, 3, 0)) == 10
         await asyncio.to_thread(filler.unlink)
         await store(index, 20)
         assert await index.count() == 20

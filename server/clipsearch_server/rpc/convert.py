@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -83,6 +84,7 @@ def new_image(request: pb.AddImageRequest) -> NewImage:
         uri=request.uri,
         metadata=metadata_of(request.metadata) if request.HasField("metadata") else {},
         fetch_headers=fetch_headers(request.fetch_headers),
+        create_time=_create_time(request) if request.HasField("create_time") else None,
     )
 
 
@@ -203,6 +205,16 @@ def model(card: ModelCard) -> pb.Model:
         image_size_px=card.image_size_px,
         max_tokens=card.max_tokens,
     )
+
+
+def _create_time(request: pb.AddImageRequest) -> datetime:
+    """Cut to whole microseconds, as times are stored."""
+    if request.create_time.seconds < 0:
+        raise InvalidRequest("create_time", "is before the year 1970")
+    try:
+        return request.create_time.ToDatetime(UTC)
+    except ValueError as error:
+        raise InvalidRequest("create_time", "is not a time of the years 1970 to 9999") from error
 
 
 def metadata_of(message: Struct) -> Metadata:

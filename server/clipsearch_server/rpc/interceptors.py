@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -87,8 +87,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             async with self._guard(method, context):
                 if isinstance(request, InvalidRequest):
                     raise request
-                async for response in behaviour(request, context):
-                    yield response
+                # Closed with the call, and not some time after: it may hold on to a collection.
+                async with aclosing(behaviour(request, context)) as responses:
+                    async for response in responses:
+                        yield response
 
         return call
 

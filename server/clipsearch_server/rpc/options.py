@@ -17,8 +17,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class ServiceOptions:
     """What the service tells its callers, and the bounds it sets them."""
 
-    collection: str
     default_limit: int
     max_in_flight_per_stream: int
     memory: Budget  # bytes of the images that are being added
-    info: pb.GetServerInfoResponse  # but for what changes: the collections, and what runs them
+    info: pb.GetServerInfoResponse  # but for models, collections and what runs them

@@ -21,14 +21,14 @@ class QueryMethods(ImageSearchServiceServicer):
         self, request: pb.QueryTextRequest, context: Context
     ) -> pb.QueryTextResponse:
         start = perf_counter()
-        engine = await self._catalog.engine(request.collection)
         query = convert.text_query(request, default_limit=self._options.default_limit)
-        found = await engine.query_text(
-            query.text,
-            limit=query.limit,
-            offset=query.offset,
-            score_threshold=query.score_threshold,
-        )
+        async with self._catalog.engine(request.collection) as engine:
+            found = await engine.query_text(
+                query.text,
+                limit=query.limit,
+                offset=query.offset,
+                score_threshold=query.score_threshold,
+            )
         response = convert.query_text_response(request, query, found)
         timing = found.stages.seconds | {"total": perf_counter() - start}
         context.set_trailing_metadata((("server-timing", _server_timing(timing)),))

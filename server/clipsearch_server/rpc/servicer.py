@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceServicer
@@ -14,6 +15,7 @@ from clipsearch_server.catalog import Catalog
 from clipsearch_server.errors import InvalidRequest
 from clipsearch_server.rpc import convert, transfer
 from clipsearch_server.rpc.collection_methods import CollectionMethods
+from clipsearch_server.rpc.collections import collection, model_of
 from clipsearch_server.rpc.options import Context, ServiceOptions
 from clipsearch_server.rpc.query_methods import QueryMethods
 from clipsearch_server.rpc.request_ids import RequestIds, request_digest
@@ -54,84 +56,90 @@ class ImageSearchServicer(QueryMethods, CollectionMethods, ImageSearchServiceSer
             logger.info("added items=%d %s", outcomes.total(), counts)
 
     async def GetImage(self, request: pb.GetImageRequest, context: Context) -> pb.GetImageResponse:
-        engine = await self._catalog.engine(request.collection)
-        stored = await engine.get(convert.image_id(request.id))
+        async with self._catalog.images(request.collection) as images:
+            stored = await images.get(convert.image_id(request.id))
         return pb.GetImageResponse(image=convert.image(stored))
 
     async def ListImages(
         self, request: pb.ListImagesRequest, context: Context
     ) -> pb.ListImagesResponse:
-        engine = await self._catalog.engine(request.collection)
         limit = convert.page_limit(
             "page_size", request.page_size, default=convert.DEFAULT_PAGE_SIZE
         )
-        page = await engine.list(limit=limit, start_id=convert.list_start(request.page_token))
-        return convert.list_response(page, await engine.count())
+        start_id = convert.list_start(request.page_token)
+        async with self._catalog.images(request.collection) as images:
+            page = await images.list(limit=limit, start_id=start_id)
+            return convert.list_response(page, await images.count())
 
     async def DeleteImage(
         self, request: pb.DeleteImageRequest, context: Context
     ) -> pb.DeleteImageResponse:
-        engine = await self._catalog.engine(request.collection)
-        await engine.delete(convert.image_id(request.id))
+        async with self._catalog.images(request.collection) as images:
+            await images.delete(convert.image_id(request.id))
         return pb.DeleteImageResponse()
 
     async def ExportImages(
         self, request: pb.ExportImagesRequest, context: Context
     ) -> AsyncIterator[pb.ExportImagesResponse]:
-        engine = await self._catalog.engine(request.collection)
-        start_id = convert.image_id(request.start_id, "start_id") if request.start_id else None
-        yield pb.ExportImagesResponse(
-            model=self._options.info.model, total_size=await engine.count()
-        )
-        async for page in engine.export_images(start_id=start_id):
-            yield transfer.export_response(page)
+        start_id = convert.optional_id(request.start_id, "start_id")
+        async with self._catalog.images(request.collection) as images:
+            model = self._catalog.models.find(images.spec)
+            yield pb.ExportImagesResponse(
+                model=convert.model(model.card) if model else model_of(images.spec),
+                total_size=await images.count(),
+            )
+            async for page in images.export(start_id=start_id):
+                yield transfer.export_response(page)
 
     async def ImportImages(
         self,
         request_iterator: AsyncIterator[pb.ImportImagesRequest | InvalidRequest],
         context: Context,
     ) -> AsyncIterator[pb.ImportImagesResponse]:
-        model = self._options.info.model
-        is_first = True
         image_count = 0
-        async for request in request_iterator:
-            if isinstance(request, InvalidRequest):  # it could not be parsed: see `interceptors`
-                raise request
-            if is_first:
-                engine = await self._catalog.engine(request.collection)
-                transfer.check_model(request, model)
-                is_first = False
-            images, embeddings = transfer.imported_images(request, model.embedding_dim)
-            await engine.import_images(images, embeddings)
-            image_count += len(images)
-            yield pb.ImportImagesResponse(image_count=image_count)
+        async with AsyncExitStack() as stack:
+            engine = None
+            async for request in request_iterator:
+                if isinstance(request, InvalidRequest):  # it could not be parsed: `interceptors`
+                    raise request
+                if engine is None:
+                    target = await stack.enter_async_context(
+                        self._catalog.images(request.collection)
+                    )
+                    engine = await stack.enter_async_context(self._catalog.engine(target.name))
+                    transfer.check_model(request, target.spec)
+                images, embeddings = transfer.imported_images(request, target.spec.embedding_dim)
+                await engine.import_images(images, embeddings)
+                image_count += len(images)
+                yield pb.ImportImagesResponse(image_count=image_count)
 
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
-        engine = await self._catalog.engine("")
+        infos = await self._catalog.collections()
+        default = next(info.spec for info in infos if info.is_default)
+        model = self._catalog.models.require(default, "the default one")
         response = pb.GetServerInfoResponse()
         response.CopyFrom(self._options.info)
-        response.encoder = engine.encoder_description
-        response.index = engine.index_description
-        response.collections.add(
-            name=self._options.collection,
-            image_count=await engine.count(),
-            is_default=True,
-        )
+        response.encoder = model.encoder.description
+        response.index = self._catalog.index_description
+        response.collections.extend(map(collection, infos))
+        response.model.CopyFrom(convert.model(model.card))
+        others = (it for it in self._catalog.models if it is not model)
+        response.models.extend(convert.model(it.card) for it in (model, *others))
         return response
 
     async def _add(self, request: pb.AddImageRequest) -> pb.AddImageResponse:
-        engine = await self._catalog.engine(request.collection)
-        new = convert.new_image(request)
+        new, name = convert.new_image(request), request.collection
         request_id = convert.optional_id(request.request_id, "request_id")
-        if request_id is None:
-            del request  # its content was copied
-            return convert.add_response(await engine.add(new))
 
         async def answer() -> pb.AddImageResponse:
-            return convert.add_response(await engine.add(new))
+            async with self._catalog.engine(name) as engine:
+                return convert.add_response(await engine.add(new))
 
+        if request_id is None:
+            del request  # its content was copied
+            return await answer()
         digest = await asyncio.to_thread(request_digest, request)
         del request
         return await self._request_ids.once(request_id, digest, answer)

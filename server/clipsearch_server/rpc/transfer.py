@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch_server.errors import InvalidRequest, ModelMismatch
-from clipsearch_server.ports import EmbeddedPage, Embeddings, StoredImage
+from clipsearch_server.ports import CollectionSpec, EmbeddedPage, Embeddings, StoredImage
 from clipsearch_server.rpc import convert
 
 # What a request may ask of the event loop at once: about 7 ms, of images of 512 dimensions.
@@ -38,17 +38,17 @@ def export_response(page: EmbeddedPage) -> pb.ExportImagesResponse:
     )
 
 
-def check_model(request: pb.ImportImagesRequest, model: pb.Model) -> None:
-    """Checks that the images of a stream are of this model. Raises ModelMismatch."""
-    theirs, ours = request.model_fingerprint, model.fingerprint
+def check_model(request: pb.ImportImagesRequest, spec: CollectionSpec) -> None:
+    """Checks that the images of a stream are of a collection's model. Raises ModelMismatch."""
+    theirs, ours = request.model_fingerprint, spec.fingerprint
     if not theirs:
         raise InvalidRequest("model_fingerprint", "is empty; say which model embedded the images")
     if theirs != ours:
         shown = theirs[:64]  # what travels with a status may not be as long as a message
         raise ModelMismatch(
-            f"the images were embedded by a model with the fingerprint {shown}, and the server's "
-            f"model, {model.id}, has {ours}: their embeddings cannot be compared; add the images "
-            "anew, or import them into a server with their model",
+            f"the images were embedded by a model with the fingerprint {shown}, and the "
+            f"collection's model, {spec.model_id}, has {ours}: their embeddings cannot be "
+            "compared; add the images anew, or import them into a collection of their model",
             images_fingerprint=shown,
             server_fingerprint=ours,
         )

@@ -21,13 +21,15 @@ from clipsearch_server.adding import Duplicates, ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog
 from clipsearch_server.engine import SearchEngine
-from clipsearch_server.ports import ImageDecoder
+from clipsearch_server.loaded_model import LoadedModel, LoadedModels
+from clipsearch_server.model import ModelCard
+from clipsearch_server.ports import CollectionSpec, ImageDecoder
 from clipsearch_server.rpc.interceptors import CallInterceptor
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
 from clipsearch_server.text import Tokenizer
 from fake_qdrant import FakeQdrant
-from fakes import FakeEncoder, FakeFetcher, FakeIndex, InProcessDecoder
+from fakes import FakeEncoder, FakeFetcher, FakeIndex, FakeStore, InProcessDecoder
 
 SIZE_PX = 8
 VOCABULARY = {"<start>": 0, "<end>": 1, "?": 2, "red": 3, "green": 4, "blue": 5}
@@ -118,33 +120,69 @@ def engine(
     )
 
 
+def a_card(model_id: str = "colours", fingerprint: str = "c" * 64, dim: int = 3) -> ModelCard:
+    return ModelCard(
+        format_version=1,
+        model_id=model_id,
+        fingerprint=fingerprint,
+        precision="fp32",
+        embedding_dim=dim,
+        image_size_px=SIZE_PX,
+        resize_px=SIZE_PX,
+        resample="bicubic",
+        image_mean=(0, 0, 0),
+        image_std=(1, 1, 1),
+        max_tokens=8,
+        start_token_id=0,
+        end_token_id=1,
+        files={},
+    )
+
+
+def spec_of(card: ModelCard) -> CollectionSpec:
+    return CollectionSpec(
+        model_id=card.model_id, fingerprint=card.fingerprint, embedding_dim=card.embedding_dim
+    )
+
+
 @pytest.fixture
-def info() -> pb.GetServerInfoResponse:
-    model = pb.Model(id="colours", fingerprint="c" * 64, embedding_dim=3)
-    return pb.GetServerInfoResponse(version="1.2.3", encoder="fake", model=model)
+def store(index: FakeIndex) -> FakeStore:
+    return FakeStore("images", spec_of(a_card()), index)
+
+
+@pytest.fixture
+def models(encoder: FakeEncoder, decoder: ImageDecoder, tokenizer: Tokenizer) -> LoadedModels:
+    card = a_card()
+    model = LoadedModel(card=card, tokenizer=tokenizer, encoder=encoder, decoder=decoder)
+    return LoadedModels([model])
+
+
+@pytest.fixture
+def catalog(store: FakeStore, models: LoadedModels, engine: SearchEngine) -> Catalog:
+    """Of one collection, which the engine serves."""
+    return Catalog(
+        store,
+        models,
+        default="images",
+        max_collections=4,
+        engine_maker=lambda name, model, index: lambda prompt_templates: engine,
+    )
 
 
 @asynccontextmanager
 async def serving(
-    engine: SearchEngine,
-    memory: Budget,
-    info: pb.GetServerInfoResponse,
-    *,
-    default_deadline_s: float,
+    catalog: Catalog, memory: Budget, *, default_deadline_s: float
 ) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server on loopback."""
     options = ServiceOptions(
-        collection="images",
         default_limit=2,
         max_in_flight_per_stream=4,
         memory=memory,
-        info=info,
+        info=pb.GetServerInfoResponse(version="1.2.3"),
     )
     interceptor = CallInterceptor(max_in_flight=8, default_deadline_s=default_deadline_s)
     server = grpc.aio.server(interceptors=[interceptor])
-    add_ImageSearchServiceServicer_to_server(
-        ImageSearchServicer(Catalog("images", engine), options), server
-    )
+    add_ImageSearchServiceServicer_to_server(ImageSearchServicer(catalog, options), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -155,10 +193,8 @@ async def serving(
 
 
 @pytest_asyncio.fixture
-async def channel(
-    engine: SearchEngine, memory: Budget, info: pb.GetServerInfoResponse
-) -> AsyncIterator[grpc.aio.Channel]:
-    async with serving(engine, memory, info, default_deadline_s=60) as channel:
+async def channel(catalog: Catalog, memory: Budget) -> AsyncIterator[grpc.aio.Channel]:
+    async with serving(catalog, memory, default_deadline_s=60) as channel:
         yield channel
 
 
@@ -169,7 +205,7 @@ def service(channel: grpc.aio.Channel) -> ImageSearchServiceStub:
 
 @pytest_asyncio.fixture
 async def impatient_service(
-    engine: SearchEngine, memory: Budget, info: pb.GetServerInfoResponse
+    catalog: Catalog, memory: Budget
 ) -> AsyncIterator[ImageSearchServiceStub]:
-    async with serving(engine, memory, info, default_deadline_s=0.1) as channel:
+    async with serving(catalog, memory, default_deadline_s=0.1) as channel:
         yield ImageSearchServiceStub(channel)

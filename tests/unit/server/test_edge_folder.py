@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from clipsearch_server.errors import ModelMismatch, StartupError
+from clipsearch_server.errors import StartupError
 from clipsearch_server.indexes.card import CollectionCard
 from clipsearch_server.indexes.edge.folder import CollectionFolder
+from clipsearch_server.ports import CollectionSpec, FieldType, IndexedField
 
-CARD = CollectionCard(
-    model_id="model", fingerprint="f" * 64, embedding_dim=512, created_by="clipsearch-server 1"
-)
+SPEC = CollectionSpec(model_id="model", fingerprint="f" * 64, embedding_dim=512)
+CARD = CollectionCard(spec=SPEC, created_by="clipsearch-server 1")
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def test_a_new_collection_is_complete_or_absent(tmp_path: Path) -> None:
     assert not again.exists()
     again.mkdir()
     folder.commit()
-    folder.check(CARD)
+    assert folder.read_card() == CARD
     assert folder.current().is_dir()
 
 
@@ -65,20 +67,27 @@ def test_current_must_name_a_shard_beside_it(folder: CollectionFolder, text: str
         folder.current()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format_version": 2}', '{"format_version": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format_version": 3}', '{"format_version": 1}'])
 def test_a_card_that_is_none_is_named(folder: CollectionFolder, text: str) -> None:
     (folder.path / "collection.json").write_text(text)
     with pytest.raises(StartupError, match=r"collection\.json"):
-        folder.check(CARD)
+        folder.read_card()
 
 
-def test_another_model_is_refused_with_both_fingerprints(folder: CollectionFolder) -> None:
-    other = CollectionCard(
-        model_id="other", fingerprint="0" * 64, embedding_dim=512, created_by="clipsearch-server 1"
-    )
-    with pytest.raises(ModelMismatch) as caught:
-        folder.check(other)
-    assert caught.value.metadata == {
-        "collection_fingerprint": "f" * 64,
-        "model_fingerprint": "0" * 64,
-    }
+def test_a_card_keeps_what_older_servers_do_not_know(folder: CollectionFolder) -> None:
+    assert json.loads((folder.path / "collection.json").read_text())["format_version"] == 1
+    fields = (IndexedField("metadata.colour", FieldType.KEYWORD),)
+    spec = replace(SPEC, prompt_templates=("a photo of a {}", "{}"), indexed_fields=fields)
+    folder.write_card(replace(CARD, spec=spec))
+    assert json.loads((folder.path / "collection.json").read_text())["format_version"] == 2
+    assert folder.read_card() == CollectionCard(spec=spec, created_by="clipsearch-server 1")
+
+
+def test_a_collection_is_there_or_gone(folder: CollectionFolder) -> None:
+    leftover = folder.path.with_name(".images.deleted")
+    leftover.mkdir()
+    (leftover / "collection.json").write_text("of one that was deleted before")
+    folder.remove_all()
+    assert not list(folder.path.parent.iterdir())
+    with pytest.raises(FileNotFoundError):
+        folder.remove_all()

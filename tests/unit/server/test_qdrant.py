@@ -20,16 +20,29 @@ from clipsearch_server import errors
 from clipsearch_server.indexes.points import to_payload
 from clipsearch_server.indexes.qdrant.connection import QdrantServer
 from clipsearch_server.indexes.qdrant.index import QdrantIndex
+from clipsearch_server.ports import NearestQuery
 from fake_qdrant import FakeQdrant, Hang
-from qdrant_calls import ALL, DIM, VECTOR, WAIT_S, WRITES, Call, an_image, an_index
+from qdrant_calls import (
+    ALL,
+    DIM,
+    VECTOR,
+    WAIT_S,
+    WRITES,
+    Call,
+    an_image,
+    an_impatient_index,
+    an_index,
+)
 
 CODES = grpc.StatusCode
 UNAVAILABLE = (CODES.UNAVAILABLE, "connection reset")
 
 reading = pytest.mark.parametrize(
-    ("call", "method"), ALL[:6], ids=["count", "search", "get", "find", "list", "embedded"]
+    ("call", "method"),
+    ALL[:7],
+    ids=["count", "search", "embeddings", "get", "find", "list", "embedded"],
 )
-writing = pytest.mark.parametrize(("call", "method"), ALL[6:], ids=["upsert", "delete"])
+writing = pytest.mark.parametrize(("call", "method"), ALL[7:], ids=["upsert", "delete"])
 
 
 @pytest_asyncio.fixture
@@ -71,7 +84,7 @@ async def test_a_full_batch_is_repeated_too(index: QdrantIndex, qdrant: FakeQdra
 async def test_a_read_that_hangs_is_too_late(
     index: QdrantIndex, qdrant: FakeQdrant, call: Call, method: str
 ) -> None:
-    async with an_index(qdrant, timeout_s=0.1) as impatient:
+    async with an_impatient_index(qdrant) as impatient:
         qdrant.answer(f"Points/{method}", Hang())
         with pytest.raises(errors.DeadlineExceeded) as caught:
             await call(impatient)
@@ -80,9 +93,9 @@ async def test_a_read_that_hangs_is_too_late(
 
 @writing
 async def test_of_a_write_that_hangs_the_outcome_is_unknown(
-    qdrant: FakeQdrant, call: Call, method: str
+    index: QdrantIndex, qdrant: FakeQdrant, call: Call, method: str
 ) -> None:
-    async with an_index(qdrant, timeout_s=0.1) as impatient:
+    async with an_impatient_index(qdrant) as impatient:
         qdrant.answer(f"Points/{method}", Hang())
         with pytest.raises(errors.OutcomeUnknown, match="repeating it by the same id is safe"):
             await call(impatient)
@@ -212,36 +225,24 @@ async def test_a_closed_index_refuses(qdrant: FakeQdrant) -> None:
             await call()
 
 
-async def test_a_hit_that_is_deleted_meanwhile_is_left_out(
+async def test_queries_cross_in_one_call_without_payloads(
     index: QdrantIndex, qdrant: FakeQdrant
 ) -> None:
-    kept, gone = an_image(1), an_image(2)
-    hits = [
-        q.ScoredPoint(id=q.PointId(uuid=str(image.id)), score=score)
-        for image, score in ((gone, 0.5), (kept, 0.25))
+    results = [
+        q.BatchResult(
+            result=[q.ScoredPoint(id=q.PointId(uuid=str(UUID(int=n))), score=0.5) for n in numbers]
+        )
+        for numbers in ((3, 1, 2), (), (9,))
     ]
-    payload = RestToGrpc.convert_payload(to_payload(kept))
-    qdrant.answer("Points/Query", q.QueryResponse(result=hits))
-    qdrant.answer(
-        "Points/Get",
-        q.GetResponse(result=[q.RetrievedPoint(id=q.PointId(uuid=str(kept.id)), payload=payload)]),
+    qdrant.answer("Points/QueryBatch", q.QueryBatchResponse(result=results))
+    answers = await index.search(
+        [NearestQuery(embedding=VECTOR, limit=limit) for limit in (3, 7, 1)]
     )
-    assert [(hit.image, hit.score) for hit in await index.search(VECTOR, limit=2)] == [(kept, 0.25)]
-
-
-async def test_pages_are_cut_from_one_window(index: QdrantIndex, qdrant: FakeQdrant) -> None:
-    hits = [
-        q.ScoredPoint(id=q.PointId(uuid=str(UUID(int=n))), score=0.5) for n in reversed(range(100))
-    ]
-    for offset in (0, 10):
-        qdrant.answer("Points/Query", q.QueryResponse(result=hits))
-        await index.search(VECTOR, limit=10, offset=offset)
-    first, second = qdrant.requests["Points/Query"]
-    assert first == second
-    assert first.limit == 128
-    assert not first.with_payload.enable
-    asked = [UUID(point.uuid).int for get in qdrant.requests["Points/Get"] for point in get.ids]
-    assert asked == list(range(20))
+    assert [[hit.id.int for hit in hits] for hits in answers] == [[1, 2, 3], [], [9]]
+    (batch,) = qdrant.requests["Points/QueryBatch"]
+    assert [request.limit for request in batch.query_points] == [3, 7, 1]
+    assert not any(request.with_payload.enable for request in batch.query_points)
+    assert "Points/Get" not in qdrant.requests
 
 
 async def test_the_last_of_one_id_is_sent(index: QdrantIndex, qdrant: FakeQdrant) -> None:

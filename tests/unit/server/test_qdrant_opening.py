@@ -16,9 +16,10 @@ from qdrant_client import grpc as q
 from clipsearch_server import errors
 from clipsearch_server.indexes.qdrant.collection import CollectionLayout
 from clipsearch_server.indexes.qdrant.index import QdrantIndex
+from clipsearch_server.indexes.qdrant.store import QdrantStore
 from clipsearch_server.rpc.health import HealthReporter
 from fake_qdrant import FakeQdrant, Hang
-from qdrant_calls import ALL, DIM, VECTOR, WAIT_S, an_index
+from qdrant_calls import ALL, DIM, NEAREST, WAIT_S, a_spec, a_store, an_index
 
 
 @pytest_asyncio.fixture
@@ -27,10 +28,29 @@ async def index(qdrant: FakeQdrant) -> AsyncIterator[QdrantIndex]:
         yield index
 
 
+@pytest_asyncio.fixture
+async def store(qdrant: FakeQdrant) -> AsyncIterator[QdrantStore]:
+    async with a_store(qdrant) as store:
+        yield store
+
+
+async def default_index(store: QdrantStore) -> QdrantIndex:
+    """As each request gets it."""
+    return await store.open((await store.find("images")).name)
+
+
+async def count(store: QdrantStore) -> int:
+    return await (await default_index(store)).count()
+
+
 @asynccontextmanager
-async def watching(index: QdrantIndex) -> AsyncIterator[AsyncIterator[int]]:
-    """The changes of the index's health, as a client of ours that watches is told them."""
-    reporter = HealthReporter({"index": index.health})
+async def watching(store: QdrantStore) -> AsyncIterator[AsyncIterator[int]]:
+    """The changes of the default index's health, as a client of ours that watches is told them."""
+
+    async def health() -> None:
+        await (await default_index(store)).health()
+
+    reporter = HealthReporter({"index": health})
     task = asyncio.create_task(reporter.report())
     watch = reporter.Watch(HealthCheckRequest(service="index"), None)  # type: ignore[arg-type]
 
@@ -63,7 +83,7 @@ async def test_a_new_collection_is_made_as_the_settings_say(qdrant: FakeQdrant) 
     )
     async with an_index(qdrant, layout=layout) as index:
         (made,) = qdrant.requests["Collections/Create"]
-        assert made.collection_name == "images"
+        assert made.collection_name == "images-1"
         assert (made.vectors_config.params.size, made.vectors_config.params.distance) == (
             DIM,
             q.Distance.Cosine,
@@ -82,11 +102,14 @@ async def test_a_new_collection_is_made_as_the_settings_say(qdrant: FakeQdrant) 
         assert card["embedding_dim"].integer_value == DIM
         assert card["format_version"].integer_value == 1
         assert card["created_by"].string_value.startswith("clipsearch-server ")
-        (field,) = qdrant.requests["Points/CreateFieldIndex"]
-        assert (field.field_name, field.wait) == ("sha256", True)
-        assert field.field_type == q.FieldType.FieldTypeKeyword
-        await index.search(VECTOR, limit=1)
-        quantization = qdrant.requests["Points/Query"][0].params.quantization
+        fields = {it.field_name: it for it in qdrant.requests["Points/CreateFieldIndex"]}
+        assert fields["sha256"].wait
+        assert fields["sha256"].field_type == q.FieldType.FieldTypeKeyword
+        assert fields["uri"].field_index_params.keyword_index_params.prefix
+        assert fields["width_px"].field_type == q.FieldType.FieldTypeFloat
+        assert fields["create_time"].field_type == q.FieldType.FieldTypeDatetime
+        await index.search([NEAREST])
+        quantization = qdrant.requests["Points/QueryBatch"][0].query_points[0].params.quantization
         assert (quantization.rescore, quantization.oversampling) == (True, 2.0)
         assert index.description == f"qdrant 1.20.1 at 127.0.0.1:{qdrant.port}"
 
@@ -94,8 +117,8 @@ async def test_a_new_collection_is_made_as_the_settings_say(qdrant: FakeQdrant) 
 async def test_the_default_keeps_full_vectors_only(index: QdrantIndex, qdrant: FakeQdrant) -> None:
     (made,) = qdrant.requests["Collections/Create"]
     assert not made.HasField("quantization_config")
-    await index.search(VECTOR, limit=1)
-    assert not qdrant.requests["Points/Query"][0].HasField("params")
+    await index.search([NEAREST])
+    assert not qdrant.requests["Points/QueryBatch"][0].query_points[0].HasField("params")
 
 
 async def test_eight_bits_are_scalar(qdrant: FakeQdrant) -> None:
@@ -109,21 +132,23 @@ async def test_a_collection_is_opened_again_as_it_is(qdrant: FakeQdrant) -> None
         async with an_index(qdrant, layout=CollectionLayout(shards=shards)) as index:
             await index.health()
     assert len(qdrant.requests["Collections/Create"]) == 1
-    assert len(qdrant.requests["Points/CreateFieldIndex"]) == 1
+    fields = [it.field_name for it in qdrant.requests["Points/CreateFieldIndex"]]
+    assert len(fields) == len(set(fields))
 
 
 async def test_what_a_crash_left_undone_is_done(qdrant: FakeQdrant) -> None:
     async with an_index(qdrant):
         pass
-    qdrant.collections["images"].payload_schema.clear()
+    qdrant.collections["images-1"].payload_schema.clear()
+    qdrant.aliases.clear()
     async with an_index(qdrant):
-        assert "sha256" in qdrant.collections["images"].payload_schema
+        assert {"sha256", "uri"} <= qdrant.collections["images-1"].payload_schema.keys()
+        assert qdrant.aliases == {"images": "images-1"}
 
 
 async def test_of_two_servers_that_create_both_go_on(qdrant: FakeQdrant) -> None:
     async with an_index(qdrant):
-        absent = q.CollectionExistsResponse(result=q.CollectionExists(exists=False))
-        qdrant.answer("Collections/CollectionExists", absent)
+        qdrant.answer("Collections/List", q.ListCollectionsResponse())
         qdrant.answer("Collections/Create", (grpc.StatusCode.ALREADY_EXISTS, "already exists!"))
         async with an_index(qdrant) as loser:
             assert await loser.count() == 0
@@ -147,7 +172,7 @@ def with_foreign_metadata(info: q.CollectionInfo) -> None:
 
 def with_a_later_format(info: q.CollectionInfo) -> None:
     card = info.config.metadata["clipsearch"].struct_value
-    card.fields["format_version"].integer_value = 2
+    card.fields["format_version"].integer_value = 3
 
 
 def with_odd_metadata(info: q.CollectionInfo) -> None:
@@ -167,7 +192,7 @@ def with_named_vectors(info: q.CollectionInfo) -> None:
         (with_named_vectors, "single vectors"),
         (without_metadata, "does not say which model filled it"),
         (with_foreign_metadata, "does not say which model filled it"),
-        (with_a_later_format, "has format 2, and this server reads 1"),
+        (with_a_later_format, "has format 3, and this server reads 1 and 2"),
         (with_odd_metadata, "cannot be understood"),
     ],
 )
@@ -176,24 +201,25 @@ async def test_a_collection_of_something_else_is_refused(
 ) -> None:
     async with an_index(qdrant):
         pass
-    spoil(qdrant.collections["images"])
+    spoil(qdrant.collections["images-1"])
     with pytest.raises(errors.ModelMismatch, match=said):
         async with an_index(qdrant):
             pass
 
 
-async def test_both_fingerprints_are_named(qdrant: FakeQdrant) -> None:
-    async with an_index(qdrant):
+async def test_a_collection_from_before_there_were_aliases_is_served_under_its_name(
+    qdrant: FakeQdrant,
+) -> None:
+    async with a_store(qdrant):
         pass
-    with pytest.raises(errors.ModelMismatch) as caught:
-        async with an_index(qdrant, fingerprint="e" * 64):
-            pass
-    assert "f" * 64 in caught.value.message
-    assert "e" * 64 in caught.value.message
-    assert caught.value.metadata == {
-        "collection_fingerprint": "f" * 64,
-        "model_fingerprint": "e" * 64,
-    }
+    qdrant.collections["images"] = qdrant.drop("images-1")
+    async with a_store(qdrant) as store:
+        assert (await store.find("images")).name == "images"
+        assert await count(store) == 0
+        assert not qdrant.aliases
+        await store.create("images-2", a_spec())
+        with pytest.raises(errors.CollectionExists):
+            await store.set_alias("images", "images-2")
 
 
 @pytest.mark.parametrize(
@@ -204,9 +230,9 @@ async def test_a_qdrant_that_is_too_old_is_named(
     qdrant: FakeQdrant, version: str, quantization: Any, said: str
 ) -> None:
     qdrant.version = version
-    async with an_index(qdrant, layout=CollectionLayout(quantization=quantization)) as index:
+    async with a_store(qdrant, layout=CollectionLayout(quantization=quantization)) as store:
         with pytest.raises(errors.IndexUnavailable, match=f"version {version} {said}"):
-            await index.health()
+            await store.find("images")
         assert not qdrant.requests["Collections/Create"]
 
 
@@ -217,86 +243,149 @@ async def test_a_qdrant_that_is_away_at_the_start_is_waited_for(
     qdrant: FakeQdrant, caplog: pytest.LogCaptureFixture
 ) -> None:
     await qdrant.stop()
-    async with an_index(qdrant) as index, watching(index) as changes:
+    async with a_store(qdrant) as store, watching(store) as changes:
         assert "the index is not open yet" in caplog.text
         assert await anext(changes) == HealthCheckResponse.NOT_SERVING
-        for call, _ in ALL:
+        for call in (store.find, store.open, store.delete):
             with pytest.raises(errors.IndexUnavailable, match="cannot be reached"):
-                await call(index)
-        assert index.description == f"qdrant at 127.0.0.1:{qdrant.port}"
+                await call("images")
+        assert store.description == f"qdrant at 127.0.0.1:{qdrant.port}"
         await qdrant.start()
         await until(changes, HealthCheckResponse.SERVING)
-        assert await index.count() == 0
-        assert "images" in qdrant.collections
+        assert await count(store) == 0
+        assert store.description == f"qdrant 1.20.1 at 127.0.0.1:{qdrant.port}"
+        assert "images-1" in qdrant.collections
 
 
 async def test_the_start_does_not_wait_for_a_qdrant_that_hangs(qdrant: FakeQdrant) -> None:
     hang = Hang()
     qdrant.answer("Qdrant/HealthCheck", hang)
-    async with an_index(qdrant, timeout_s=0.1) as index:
+    async with a_store(qdrant, timeout_s=0.1) as store:
         assert hang.entered.is_set()
         with pytest.raises(errors.IndexUnavailable, match="did not answer in time"):
-            await index.health()
+            await store.find("images")
 
 
 async def test_a_wrong_collection_found_late_is_told_until_it_is_gone(
     qdrant: FakeQdrant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with an_index(qdrant, fingerprint="e" * 64):
+    async with a_store(qdrant):
         pass
+    without_metadata(qdrant.collections["images-1"])
     await qdrant.stop()
-    async with an_index(qdrant) as index:
+    async with a_store(qdrant) as store:
         await qdrant.start()
         error: Exception | None = None
         async with asyncio.timeout(WAIT_S):
             while not isinstance(error, errors.ModelMismatch):
-                await asyncio.sleep(0.01)  # nothing tells when the index has looked again
+                await asyncio.sleep(0.01)  # nothing tells when the store has looked again
                 with pytest.raises(errors.ClipsearchError) as caught:
-                    await index.count()
+                    await store.find("images")
                 error = caught.value
-        async with watching(index) as changes:
+        async with watching(store) as changes:
             assert await anext(changes) == HealthCheckResponse.NOT_SERVING
-            assert caplog.text.count("was filled by the model") == 1
-            del qdrant.collections["images"]
+            assert caplog.text.count("tried again: collection images-1") == 1
+            qdrant.drop("images-1")
             await until(changes, HealthCheckResponse.SERVING)
 
 
 async def test_a_qdrant_that_is_killed_is_found_again(
-    index: QdrantIndex, qdrant: FakeQdrant
+    store: QdrantStore, qdrant: FakeQdrant
 ) -> None:
-    async with watching(index) as changes:
+    async with watching(store) as changes:
         await until(changes, HealthCheckResponse.SERVING)
         await qdrant.stop()
         await until(changes, HealthCheckResponse.NOT_SERVING)
         with pytest.raises(errors.IndexUnavailable, match="cannot be reached"):
-            await index.count()
+            await store.find("images")
         await qdrant.start()
         await until(changes, HealthCheckResponse.SERVING)
-        assert await index.count() == 0
+        assert await count(store) == 0
 
 
 async def test_a_collection_that_is_deleted_is_missed_and_not_made_anew(
-    index: QdrantIndex, qdrant: FakeQdrant
+    store: QdrantStore, qdrant: FakeQdrant
 ) -> None:
-    lost = qdrant.collections.pop("images")
-    with pytest.raises(errors.IndexUnavailable, match="has lost the collection"):
-        await index.health()
-    assert "images" not in qdrant.collections
-    qdrant.collections["images"] = lost
-    await index.health()
+    async with watching(store) as changes:
+        await until(changes, HealthCheckResponse.SERVING)
+        lost = qdrant.drop("images-1")
+        await until(changes, HealthCheckResponse.NOT_SERVING)
+        with pytest.raises(errors.IndexUnavailable, match="has lost the collection"):
+            await count(store)
+        assert not qdrant.collections
+        qdrant.collections["images-1"] = lost
+        await until(changes, HealthCheckResponse.SERVING)
+    assert qdrant.aliases == {"images": "images-1"}
 
 
 async def test_a_collection_that_is_swapped_is_refused_until_it_is_back(
     index: QdrantIndex, qdrant: FakeQdrant
 ) -> None:
     ours = q.CollectionInfo()
-    ours.CopyFrom(qdrant.collections["images"])
-    without_metadata(qdrant.collections["images"])
+    ours.CopyFrom(qdrant.collections["images-1"])
+    without_metadata(qdrant.collections["images-1"])
     with pytest.raises(errors.ModelMismatch):
         await index.health()
     for call, _ in ALL:
         with pytest.raises(errors.ModelMismatch):
             await call(index)
-    qdrant.collections["images"] = ours
+    qdrant.collections["images-1"] = ours
     await index.health()
     assert await index.count() == 0
+
+
+# Other servers ------------------------------------------------------------------------------------
+
+
+async def test_what_another_server_switches_is_seen_within_a_second(
+    store: QdrantStore, qdrant: FakeQdrant
+) -> None:
+    async with a_store(qdrant) as other:
+        await other.create("images-2", a_spec("e" * 64))
+        assert (await store.find("images")).name == "images-1"
+        await other.set_alias("images", "images-2")
+        assert (await other.find("images")).name == "images-2"
+        async with asyncio.timeout(WAIT_S):
+            while (await store.find("images")).name == "images-1":  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # nothing tells
+        switch = qdrant.requests["Collections/UpdateAliases"][-1]
+        assert len(switch.actions) == 2  # the old one removed and the new one set, in one call
+        assert (await store.find("images")).spec.fingerprint == "e" * 64
+
+
+async def test_aliases_and_collections_of_other_programs_are_left_alone(
+    store: QdrantStore, qdrant: FakeQdrant
+) -> None:
+    theirs = q.CollectionInfo()
+    theirs.CopyFrom(qdrant.collections["images-1"])
+    without_metadata(theirs)
+    qdrant.collections["theirs"] = theirs
+    qdrant.aliases["their-alias"] = "theirs"
+    assert await store.collections() == {"images-1": a_spec()}
+    assert await store.aliases() == {"images": "images-1"}
+    for name in ("theirs", "their-alias"):
+        for refused in (store.find(name), store.delete(name), store.delete_alias(name)):
+            with pytest.raises(errors.CollectionNotFound):
+                await refused
+        with pytest.raises(errors.CollectionExists):
+            await store.create(name, a_spec())
+        with pytest.raises(errors.CollectionExists):
+            await store.set_alias(name, "images-1")
+    with pytest.raises(errors.CollectionNotFound):
+        await store.set_alias("mine", "theirs")
+
+
+async def test_a_collection_made_anew_for_another_model_is_opened_anew(
+    store: QdrantStore, qdrant: FakeQdrant
+) -> None:
+    await store.create("photos", a_spec())
+    before = await store.open("photos")
+    async with a_store(qdrant) as other:
+        await other.delete("photos")
+        await other.create("photos", a_spec("e" * 64))
+    async with asyncio.timeout(WAIT_S):
+        while (await store.open("photos")) is before:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert await (await store.open("photos")).count() == 0
+    with pytest.raises(errors.IndexUnavailable, match="closed"):
+        await before.count()

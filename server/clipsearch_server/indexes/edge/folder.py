@@ -2,15 +2,17 @@
 
 ::
 
-    <data_dir>/LOCK                          held by the server and its index processes
     <data_dir>/collections/<name>/
-        collection.json                      the model whose embeddings it holds
+        collection.json                      what it is made of: card.py
         CURRENT                              the name of the shard folder that counts
         shard-000001/                        shard.py's; others are garbage
+    <data_dir>/collections/.<name>.new/      a collection that is being made
+    <data_dir>/collections/.<name>.deleted/  one that is being removed
 
-A collection is made in a folder beside it and renamed into place, so a folder of that name that
-lacks anything is damaged, never new. CURRENT is replaced atomically, and a shard folder is removed
-only after CURRENT durably names another: a crash leaves the old shard or the new one, complete.
+A collection is made in a folder beside it and renamed into place, and renamed away before it is
+removed, so a folder of its name that lacks anything is damaged, never new. CURRENT is replaced
+atomically, and a shard folder is removed only after CURRENT durably names another: a crash leaves
+the old shard or the new one, complete.
 
 All functions block on the disk; call them from a thread.
 """
@@ -19,17 +21,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 from clipsearch_server.errors import StartupError
-from clipsearch_server.indexes.card import FORMAT_VERSION, CollectionCard
+from clipsearch_server.indexes.card import CollectionCard
 from clipsearch_server.indexes.edge.durable import replace_file, sync_folder
 
 _CARD = "collection.json"
 _CURRENT = "CURRENT"
 _SHARD = "shard-{:06d}"
 _STAGING = ".{}.new"
+_DELETED = ".{}.deleted"
+LEFTOVERS = (_STAGING.format("*"), _DELETED.format("*"))  # by a crash
 
 
 class CollectionFolder:
@@ -38,6 +41,7 @@ class CollectionFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._staging = path.with_name(_STAGING.format(path.name))
+        self._deleted = path.with_name(_DELETED.format(path.name))
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -46,7 +50,7 @@ class CollectionFolder:
         """Prepares a new collection aside; returns where its first shard is to be created."""
         shutil.rmtree(self._staging, ignore_errors=True)  # of a server that died here
         self._staging.mkdir(parents=True)
-        replace_file(self._staging / _CARD, json.dumps(asdict(card), indent=2) + "\n")
+        _write_card(self._staging / _CARD, card)
         replace_file(self._staging / _CURRENT, _SHARD.format(1) + "\n")
         return self._staging / _SHARD.format(1)
 
@@ -56,12 +60,25 @@ class CollectionFolder:
         self._staging.rename(self.path)
         sync_folder(self.path.parent)
 
-    def check(self, card: CollectionCard) -> None:
-        """Raises ModelMismatch if another model filled the collection, StartupError if its card
-        cannot be read."""
-        card.require(
-            self._read_card(), str(self.path), way_out="another collection or another data_dir"
-        )
+    def remove_all(self) -> None:
+        """Removes the collection. Raises OSError if it is still there; once it is renamed away,
+        nothing brings it back."""
+        shutil.rmtree(self._deleted, ignore_errors=True)
+        self.path.rename(self._deleted)
+        sync_folder(self.path.parent)
+        shutil.rmtree(self._deleted, ignore_errors=True)
+
+    def read_card(self) -> CollectionCard:
+        """Raises StartupError if the card cannot be read."""
+        file = self.path / _CARD
+        try:
+            return CollectionCard.from_values(json.loads(_read(file)))
+        except ValueError as error:
+            raise StartupError(f"{file}: {error}; {_WAY_OUT}") from error
+
+    def write_card(self, card: CollectionCard) -> None:
+        """Raises OSError."""
+        _write_card(self.path / _CARD, card)
 
     def current(self) -> Path:
         """Returns the shard folder that counts. Raises StartupError if there is none."""
@@ -95,19 +112,6 @@ class CollectionFolder:
     def _shards(self) -> list[Path]:
         return [path for path in self.path.glob("shard-[0-9]*") if path.is_dir()]
 
-    def _read_card(self) -> CollectionCard:
-        file = self.path / _CARD
-        try:
-            values = json.loads(_read(file))
-            if values["format_version"] != FORMAT_VERSION:
-                raise StartupError(
-                    f"{file}: has format {values['format_version']}, and this server reads "
-                    f"{FORMAT_VERSION}; start the server that made it, or use another data_dir"
-                )
-            return CollectionCard(**values)
-        except (ValueError, TypeError, KeyError) as error:
-            raise StartupError(f"{file}: cannot be understood ({error}); {_WAY_OUT}") from error
-
 
 _WAY_OUT = "put back a copy, or move the collection's folder away to start anew"
 
@@ -117,3 +121,7 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except OSError as error:
         raise StartupError(f"{file}: {error.strerror}; {_WAY_OUT}") from error
+
+
+def _write_card(file: Path, card: CollectionCard) -> None:
+    replace_file(file, json.dumps(card.to_values(), indent=2) + "\n")

@@ -5,12 +5,10 @@ docs/decisions/0001-edge-in-its-own-process.md says why; the modules beside this
 
 from __future__ import annotations
 
-import asyncio
 import builtins  # EdgeIndex has a method named list
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from importlib.metadata import version
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -24,13 +22,11 @@ from clipsearch_server.errors import (
     StorageFull,
 )
 from clipsearch_server.indexes.admission import Admission
-from clipsearch_server.indexes.card import CollectionCard
-from clipsearch_server.indexes.edge.client import EdgeProcess
 from clipsearch_server.indexes.edge.folder import CollectionFolder
 from clipsearch_server.indexes.edge.live import LiveShard
-from clipsearch_server.indexes.edge.lock import DataDirLock
 from clipsearch_server.indexes.edge.protocol import (
     MAX_POINTS,
+    MAX_QUERIES,
     CopyPage,
     Count,
     Delete,
@@ -43,6 +39,7 @@ from clipsearch_server.indexes.edge.protocol import (
     Search,
     Upsert,
 )
+from clipsearch_server.indexes.fields import IMAGE_FIELDS
 from clipsearch_server.indexes.points import (
     checked_embedding,
     checked_embeddings,
@@ -54,44 +51,42 @@ from clipsearch_server.ports import (
     Embedding,
     Embeddings,
     ImagePage,
+    IndexedField,
     NearestQuery,
     ScoredId,
     StoredImage,
 )
 
-_DESCRIPTION = f"qdrant-edge {version('qdrant-edge-py')}"
+DESCRIPTION = f"qdrant-edge {version('qdrant-edge-py')}"
 
 
 class EdgeIndex:
-    """Implements ImageIndex on ``<data_dir>/collections/<collection>``, which it creates if there
-    is none.
+    """Implements ImageIndex on the folder of a collection; every process of it inherits the
+    descriptor ``lock``.
 
     A search goes through the points one by one until ``optimize_after_points`` are new, and a fifth
     of all; then a search graph is built aside, and nothing stops meanwhile (rebuild.py).
     Besides what the port says, calls raise Overloaded if ``max_in_flight`` are under way, those
     whose callers have given up included until the process has answered them.
 
-    Entering raises StartupError if another server has the folder or something in it is damaged,
-    ModelMismatch if another model filled the collection.
+    Entering raises StartupError if something in the folder is damaged.
     """
 
     def __init__(
         self,
-        data_dir: Path,
+        folder: CollectionFolder,
         *,
-        collection: str,
-        model_id: str,
-        fingerprint: str,
+        lock: int,
         embedding_dim: int,
+        indexed_fields: Sequence[IndexedField],
         optimize_after_points: int,
         max_in_flight: int,
         timeout_s: float,
     ) -> None:
-        self._lock = DataDirLock(data_dir)
-        self._folder = CollectionFolder(data_dir / "collections" / collection)
-        self._card = CollectionCard(
-            model_id=model_id, fingerprint=fingerprint, embedding_dim=embedding_dim
-        )
+        self._folder = folder
+        self._lock = lock
+        self._embedding_dim = embedding_dim
+        self._indexed_fields = (*IMAGE_FIELDS, *indexed_fields)
         self._optimize_after_points = optimize_after_points
         self._timeout_s = timeout_s
         self._shard: LiveShard
@@ -100,15 +95,13 @@ class EdgeIndex:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            await asyncio.to_thread(self._lock.__enter__)
-            stack.push(self._lock)
             try:
-                await self._open_folder()
                 self._shard = await stack.enter_async_context(
                     LiveShard(
                         self._folder,
-                        lock=self._lock.descriptor,
-                        embedding_dim=self._card.embedding_dim,
+                        lock=self._lock,
+                        embedding_dim=self._embedding_dim,
+                        indexed_fields=self._indexed_fields,
                         optimize_after_points=self._optimize_after_points,
                         timeout_s=self._timeout_s,
                     )
@@ -132,10 +125,10 @@ class EdgeIndex:
 
     @property
     def description(self) -> str:
-        return _DESCRIPTION
+        return DESCRIPTION
 
     async def upsert(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
-        embeddings = checked_embeddings(embeddings, len(images), self._card.embedding_dim)
+        embeddings = checked_embeddings(embeddings, len(images), self._embedding_dim)
         with self._admitted():
             for start in range(0, len(images), MAX_POINTS):
                 some = images[start : start + MAX_POINTS]
@@ -149,9 +142,11 @@ class EdgeIndex:
         self, queries: Sequence[NearestQuery]
     ) -> builtins.list[builtins.list[ScoredId]]:
         for query in queries:
-            checked_embedding(query.embedding, self._card.embedding_dim)
+            checked_embedding(query.embedding, self._embedding_dim)
+        answers: builtins.list[builtins.list[tuple[UUID, float]]] = []
         with self._admitted():
-            answers = await self._shard.read(Search(queries))
+            for start in range(0, len(queries), MAX_QUERIES):
+                answers += await self._shard.read(Search(queries[start : start + MAX_QUERIES]))
         return [[ScoredId(*hit) for hit in hits] for hits in answers]
 
     async def get_embeddings(self, ids: Sequence[UUID]) -> dict[UUID, Embedding]:
@@ -176,7 +171,7 @@ class EdgeIndex:
 
     async def list_embedded(self, *, limit: int, start_id: UUID | None = None) -> EmbeddedPage:
         images: list[StoredImage] = []
-        vectors = [np.empty((0, self._card.embedding_dim), np.float32)]
+        vectors = [np.empty((0, self._embedding_dim), np.float32)]
         with self._admitted():
             while True:
                 # In the queue of the writes and as small as one, so that searches go first.
@@ -206,6 +201,16 @@ class EdgeIndex:
         except DeadlineExceeded as error:
             raise IndexUnavailable(error.message) from error
 
+    async def add_indexed_fields(self, fields: Sequence[IndexedField]) -> None:
+        """Has these fields of the metadata indexed; returns when the indexes are complete.
+
+        In a collection of more than 20,000 images they are built aside, together with a search
+        graph, which takes minutes; whoever gives up stops nothing. Raises StorageFull if there is
+        no room for it, IndexUnavailable if a process died; the index then is as it was.
+        """
+        self._calls.require_open()
+        await self._shard.add_indexed_fields(fields)
+
     async def optimize(self) -> None:
         """Builds the search graph over everything stored so far; calls are answered meanwhile.
 
@@ -213,18 +218,6 @@ class EdgeIndex:
         then is as it was.
         """
         await self._shard.optimize()
-
-    async def _open_folder(self) -> None:
-        if not await asyncio.to_thread(self._folder.exists):
-            await self._create_folder()
-        await asyncio.to_thread(self._folder.check, self._card)
-
-    async def _create_folder(self) -> None:
-        shard = await asyncio.to_thread(self._folder.stage, self._card)
-        dim, lock = self._card.embedding_dim, self._lock.descriptor
-        process = await EdgeProcess.start(shard, lock=lock, create_dim=dim)
-        await process.stop()
-        await asyncio.to_thread(self._folder.commit)
 
     def _admitted(self) -> AbstractContextManager[None]:
         return self._calls.admitted(abandoned=self._shard.abandoned)

@@ -10,12 +10,21 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from clipsearch_server.errors import ClipsearchError, IndexUnavailable
+from clipsearch_server.errors import ClipsearchError, IndexUnavailable, StorageFull
 from clipsearch_server.indexes.edge.changes import Changes
 from clipsearch_server.indexes.edge.client import EdgeProcess
 from clipsearch_server.indexes.edge.folder import CollectionFolder
-from clipsearch_server.indexes.edge.protocol import CopyPage, GetStats, Ordered, Read, Stats
+from clipsearch_server.indexes.edge.protocol import (
+    CopyPage,
+    CreateIndex,
+    GetStats,
+    Ordered,
+    Read,
+    Stats,
+)
 from clipsearch_server.indexes.edge.rebuild import rebuild
+from clipsearch_server.indexes.fields import without_index
+from clipsearch_server.ports import IndexedField
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +36,10 @@ _LONGEST_PAUSE_S = 10.0
 # Building the graph takes time in proportion to all points. Waiting until a fifth of them are new
 # bounds the cost per added point, while a search still reaches most points through the graph.
 _NEW_FRACTION = 5
+
+# An index on a field stops the process for 15 to 50 us a point. Up to so many points it is created
+# in place; a larger shard gets it with the next graph, which is then due.
+_IN_PLACE_POINTS = 20_000
 
 
 class LiveShard:
@@ -42,12 +55,14 @@ class LiveShard:
         *,
         lock: int,  # descriptor that every process inherits
         embedding_dim: int,
+        indexed_fields: Sequence[IndexedField],
         optimize_after_points: int,
         timeout_s: float,
     ) -> None:
         self._folder = folder
         self._lock = lock
         self._embedding_dim = embedding_dim
+        self._fields = tuple(indexed_fields)
         self._optimize_after_points = optimize_after_points
         self._timeout_s = timeout_s
         self._process: EdgeProcess
@@ -60,6 +75,10 @@ class LiveShard:
         self._process = await self._start()
         try:
             await asyncio.to_thread(self._folder.remove_garbage)
+            try:
+                await self._create_indexes_in_place()
+            except StorageFull as error:
+                _log.warning("filters are slow as long as the disk is full: %s", error)
         except BaseException:
             await self._process.kill()
             raise
@@ -111,11 +130,32 @@ class LiveShard:
             raise IndexUnavailable("the index process died, and the search graph was not built")
         task.result()
 
+    async def add_indexed_fields(self, fields: Sequence[IndexedField]) -> None:
+        """Returns when there are complete indexes on these fields. Raises what optimize does."""
+        self._fields += tuple(without_index(fields, (field.field for field in self._fields)))
+        while await self._create_indexes_in_place():
+            if self._optimizing is not None:  # it may have begun before the fields were added
+                await asyncio.wait({self._optimizing})
+            else:
+                await self.optimize()
+
+    async def _create_indexes_in_place(self) -> bool:
+        """Creates missing indexes, unless that stops the process for too long; returns whether some
+        are still missing."""
+        while True:
+            process = self._process
+            stats: Stats = await process.call(GetStats(), self._timeout_s)
+            missing = without_index(self._fields, stats.indexed_fields)
+            if not missing or stats.points > _IN_PLACE_POINTS:
+                return bool(missing)
+            for field in missing:
+                await process.call(CreateIndex(field))
+
     async def _optimize_if_due(self) -> None:
         stats: Stats = await self._process.call(GetStats(), self._timeout_s)
         new = stats.points - stats.indexed
         enough = max(self._optimize_after_points, stats.indexed // _NEW_FRACTION)
-        if new >= enough:
+        if new >= enough or without_index(self._fields, stats.indexed_fields):
             await self._optimize()
         else:
             self._points_until_check = enough - new
@@ -127,9 +167,11 @@ class LiveShard:
             self._folder,
             self._changes,
             embedding_dim=self._embedding_dim,
+            fields=self._fields,
             lock=self._lock,
             switch=self._switch,
         )
+        await self._create_indexes_in_place()  # of fields that were added meanwhile
 
     def _begin(self, optimizing: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self._optimizing = asyncio.create_task(optimizing, name="edge-optimize")

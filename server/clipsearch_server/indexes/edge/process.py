@@ -26,7 +26,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from clipsearch_server.errors import ClipsearchError
 from clipsearch_server.indexes.edge.protocol import (
@@ -36,6 +36,7 @@ from clipsearch_server.indexes.edge.protocol import (
     CopyIds,
     CopyPage,
     Count,
+    CreateIndex,
     Delete,
     FindContent,
     Flush,
@@ -57,9 +58,10 @@ from clipsearch_server.indexes.edge.protocol import (
 )
 from clipsearch_server.indexes.edge.shard import Shard
 
-# Answered in a turn. Eight searches together cost half as much each as one by one, more gain
-# nothing (tried), and the next write waits for them.
-_MAX_READS = 8
+if TYPE_CHECKING:
+    import qdrant_edge as edge
+
+_MAX_READS = 8  # answered in a turn, before the next write
 _RECEIVE_BYTES = 2**20
 
 # A flush stops everything for a tenth of a second or more, so it waits for a quiet moment. It does
@@ -111,10 +113,15 @@ class _Inbox:
                 for place, (waiting_id, _) in enumerate(self.reads):
                     if waiting_id == message_id:
                         self.reads[place] = (message_id, None)
-            case Upsert() | Delete() | CopyPage() | CopyIds() | Flush() | Optimize():
-                self.ordered.append((message_id, request))
-            case _:
+            case (
+                Search() | Get() | GetEmbeddings() | FindContent() | Scroll() | Count() | GetStats()
+            ):
                 self.reads.append((message_id, request))
+            case _:
+                self.ordered.append((message_id, request))
+
+
+_Converted: TypeAlias = "tuple[int, list[edge.QueryRequest]]"  # a search, under its message's id
 
 
 class _Server:
@@ -143,28 +150,33 @@ class _Server:
         """Answers the oldest few reads, the searches among them together."""
         reads = self._inbox.reads
         few = [reads.popleft() for _ in range(min(len(reads), _MAX_READS))]
-        searches: list[tuple[int, Search]] = []
+        searches: list[_Converted] = []
         for message_id, request in few:
             match request:
                 case None:
                     self._reply(message_id, None)
-                case Search():
-                    searches.append((message_id, request))
+                case Search(queries):
+                    try:
+                        searches.append((message_id, self._shard.convert_queries(queries)))
+                    except (ClipsearchError, ValueError) as error:
+                        self._reply(message_id, error)
                 case _:
                     self._answer([message_id], partial(self._read, request))
         if searches:
             self._answer_searches(searches)
 
-    def _answer_searches(self, searches: Sequence[tuple[int, Search]]) -> None:
-        queries = [query for _, search in searches for query in search.queries]
+    def _answer_searches(self, searches: Sequence[_Converted]) -> None:
         try:
-            answers = iter(self._shard.search(queries))
+            answers = iter(self._shard.search([it for _, requests in searches for it in requests]))
         except ClipsearchError as error:
-            for message_id, _ in searches:
-                self._reply(message_id, error)
+            if len(searches) == 1:
+                self._reply(searches[0][0], error)
+            else:  # one of them may be to blame
+                for search in searches:
+                    self._answer_searches([search])
             return
-        for message_id, search in searches:
-            self._reply(message_id, list(islice(answers, len(search.queries))))
+        for message_id, requests in searches:
+            self._reply(message_id, list(islice(answers, len(requests))))
 
     def _read(self, request: OtherRead) -> object:
         match request:
@@ -198,6 +210,8 @@ class _Server:
             case Flush():
                 self._answer([message_id], self._shard.flush)
                 self._unflushed = 0
+            case CreateIndex(field):
+                self._answer([message_id], partial(self._shard.create_index, field))
             case Optimize():
                 self._answer([message_id], self._shard.optimize)
 

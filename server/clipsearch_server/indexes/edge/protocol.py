@@ -15,12 +15,16 @@ from typing import Any, TypeAlias
 from uuid import UUID
 
 from clipsearch_server.indexes.points import Payload
-from clipsearch_server.ports import Embeddings, NearestQuery
+from clipsearch_server.ports import Embeddings, IndexedField, NearestQuery
 
 # A message carries at most so many points. A write, or a page of a copy, is what a query may have
 # to wait for: 32 points of 512 dimensions take Edge 2 to 4 ms. Larger batches store no faster,
 # because turning Python values into points is most of the cost.
 MAX_POINTS = 32
+
+# So many queries together cost half as much each as one by one, more gain nothing (tried), and
+# whatever comes next waits for them.
+MAX_QUERIES = 8
 
 READY = 0  # the id of the reply that a process sends unasked, once its shard is open
 
@@ -44,7 +48,7 @@ class Points:
 class Search:
     """-> for each query a list of (id, score), best first."""
 
-    queries: Sequence[NearestQuery]
+    queries: Sequence[NearestQuery]  # at most MAX_QUERIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +98,11 @@ class GetStats:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """How much of a shard a query has to go through one by one."""
+    """What a query has to go through one by one, and what it need not."""
 
     points: int
     indexed: int  # of them, reached through the search graph
+    indexed_fields: frozenset[str]  # the paths that have an index
 
 
 # Requests answered in the order of their arrival. -----------------------------------------------
@@ -138,6 +143,14 @@ class Flush:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateIndex:
+    """-> None, once an index on a field is complete, if there was none. Takes 15 to 50 us a point,
+    and answers nothing else meanwhile."""
+
+    field: IndexedField
+
+
+@dataclass(frozen=True, slots=True)
 class Optimize:
     """-> None, once the search graph is built and on disk. Takes minutes and answers nothing
     else meanwhile."""
@@ -145,7 +158,7 @@ class Optimize:
 
 OtherRead: TypeAlias = Get | GetEmbeddings | FindContent | Scroll | Count | GetStats
 Read: TypeAlias = Search | OtherRead
-Ordered: TypeAlias = Upsert | Delete | CopyPage | CopyIds | Flush | Optimize
+Ordered: TypeAlias = Upsert | Delete | CopyPage | CopyIds | Flush | CreateIndex | Optimize
 Request: TypeAlias = Read | Ordered
 
 

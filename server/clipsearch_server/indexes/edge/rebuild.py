@@ -3,7 +3,8 @@
 Edge's ``optimize`` holds the interpreter lock for minutes, so it happens to a copy, in a process of
 its own; the copy is then brought up to date and takes the place of the live shard::
 
-    copying        a background process creates a new shard; page after page of the live one goes in
+    copying        a background process creates a new shard with indexes on its fields; page after
+                   page of the live one goes in
     optimizing     it builds the graph, flushes and ends
     catching up    a process of normal priority opens the new shard; ids written since copying began
                    are copied again, round after round, until few are left
@@ -36,12 +37,14 @@ from clipsearch_server.indexes.edge.protocol import (
     MAX_POINTS,
     CopyIds,
     CopyPage,
+    CreateIndex,
     Delete,
     Flush,
     Optimize,
     Points,
     Upsert,
 )
+from clipsearch_server.ports import IndexedField
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ async def rebuild(
     changes: Changes,
     *,
     embedding_dim: int,
+    fields: Sequence[IndexedField],
     lock: int,
     switch: Callable[[EdgeProcess], None],
 ) -> None:
@@ -79,7 +83,7 @@ async def rebuild(
     new = await asyncio.to_thread(folder.unused)
     try:
         with changes.noted():
-            await _build(live, new, embedding_dim=embedding_dim, lock=lock)
+            await _build(live, new, embedding_dim=embedding_dim, fields=fields, lock=lock)
             successor = await EdgeProcess.start(new, lock=lock)
             try:
                 await _catch_up(live, successor, changes)
@@ -105,11 +109,20 @@ async def rebuild(
     _log.info("%s: optimized", new)
 
 
-async def _build(live: EdgeProcess, new: Path, *, embedding_dim: int, lock: int) -> None:
+async def _build(
+    live: EdgeProcess,
+    new: Path,
+    *,
+    embedding_dim: int,
+    fields: Sequence[IndexedField],
+    lock: int,
+) -> None:
     """Creates a shard with a copy of the live one, and its graph."""
     _log.info("%s: copying", new)
     builder = await EdgeProcess.start(new, lock=lock, create_dim=embedding_dim, nice=_NICE)
     try:
+        for field in fields:
+            await builder.call(CreateIndex(field))
         start_id: UUID | None = None
         while True:
             points, start_id = await live.call(CopyPage(MAX_POINTS, start_id))

@@ -1,4 +1,4 @@
-"""One Qdrant Edge shard on disk. The only module that calls qdrant_edge.
+"""One Qdrant Edge shard on disk. The only module that calls qdrant_edge; filters.py has its types.
 
 Every call into qdrant_edge holds Python's global interpreter lock until it returns, so only an
 index process (process.py) imports this module.
@@ -21,11 +21,19 @@ from uuid import UUID
 import numpy as np
 import qdrant_edge as edge
 
-from clipsearch_server.errors import IndexUnavailable, StartupError, StorageFull
+from clipsearch_server.errors import (
+    FilterRefused,
+    IndexUnavailable,
+    StartupError,
+    StorageFull,
+)
+from clipsearch_server.filters import Filter, Leaf, MatchAny, leaves, path_steps, to_path
 from clipsearch_server.indexes.edge.durable import replace_file
+from clipsearch_server.indexes.edge.filters import FIELD_SCHEMAS, EdgeWords
 from clipsearch_server.indexes.edge.protocol import Points, Stats
+from clipsearch_server.indexes.filters import Translator
 from clipsearch_server.indexes.points import CONTENT_KEY, Payload, best_first
-from clipsearch_server.ports import Embedding, NearestQuery
+from clipsearch_server.ports import Embedding, IndexedField, NearestQuery
 
 Entry: TypeAlias = tuple[UUID, Payload]
 
@@ -36,6 +44,11 @@ _SPARE_BYTES = 64 * 2**20
 
 # The floor is lowered by more than the deletion at hand, so that few deletions have to wait for it.
 _FLOOR_STEP = 1000
+
+# Without an index on its field, a condition is tested on point after point, 2 to 3 us each (tried),
+# and nothing can stop a search that has begun. So many tests are a few seconds.
+_MAX_TESTS = 2_000_000
+_MIN_TESTS_A_POINT = 4  # whatever there are of points
 
 _FULL = ("No space left on device", "Disk quota exceeded")  # strerror of ENOSPC and EDQUOT
 
@@ -53,6 +66,7 @@ class Shard:
         self._shard = shard
         self._floor = floor  # as on disk
         self._least_points = shard.count(edge.CountRequest())
+        self._note_indexes()
         if self._least_points < floor:
             raise StartupError(
                 f"{folder}: holds {self._least_points} of at least {floor} images, so files were "
@@ -105,6 +119,13 @@ class Shard:
             self._shard.optimize()
         self.flush()
 
+    def create_index(self, field: IndexedField) -> None:
+        """Creates an index, unless the field has one. Raises StorageFull, IndexUnavailable."""
+        if field.field not in self._indexed:
+            schema = FIELD_SCHEMAS[field.type]
+            self._update(edge.UpdateOperation.create_field_index(field.field, schema))
+            self._note_indexes()
+
     def convert(self, points: Points) -> list[edge.Point]:
         """Raises ValueError if a payload has a value that Edge cannot store."""
         try:
@@ -128,16 +149,25 @@ class Shard:
             self._set_floor(max(0, self._least_points - _FLOOR_STEP))
         self._update(edge.UpdateOperation.delete_points(list(ids)))
 
-    def search(self, queries: Sequence[NearestQuery]) -> list[list[tuple[UUID, float]]]:
-        """Answers queries together: eight at a time cost half as much each as one."""
-        requests = [
+    def convert_queries(self, queries: Sequence[NearestQuery]) -> list[edge.QueryRequest]:
+        """Raises FilterRefused if a filter costs too much, ValueError if a field is no path."""
+        translator = Translator(EdgeWords(), time_fields=self._time_fields)
+        for query in queries:
+            if query.filter is not None:
+                self._require_affordable(query.filter)
+        return [
             edge.QueryRequest(
                 query=edge.Query.Nearest(query.embedding.tolist()),
                 limit=query.limit,
                 score_threshold=query.score_threshold,
+                filter=translator.passing(query.filter, query.exclude),
+                params=edge.SearchParams(exact=True) if query.exact else None,
             )
             for query in queries
         ]
+
+    def search(self, requests: list[edge.QueryRequest]) -> list[list[tuple[UUID, float]]]:
+        """Answers queries together."""
         with _explained():
             answers = self._shard.query_batch(edge.QueryBatchRequest(requests))
         return [best_first((_uuid(it.id), it.score) for it in points) for points in answers]
@@ -167,7 +197,11 @@ class Shard:
     def stats(self) -> Stats:
         with _explained():
             info = self._shard.info()
-        return Stats(points=info.points_count, indexed=info.indexed_vectors_count)
+        return Stats(
+            points=info.points_count,
+            indexed=info.indexed_vectors_count,
+            indexed_fields=self._indexed,
+        )
 
     def copy_page(self, limit: int, start_id: UUID | None) -> tuple[Points, UUID | None]:
         records, next_id = self._scroll(limit=limit, offset=start_id, with_vector=True)
@@ -205,6 +239,29 @@ class Shard:
             )
         with _explained():
             self._shard.update(operation)
+
+    def _note_indexes(self) -> None:
+        with _explained():
+            schema = self._shard.info().payload_schema
+        fields = {to_path(path_steps(key)): index.data_type for key, index in schema.items()}
+        self._indexed = frozenset(fields)
+        self._time_fields = {
+            field for field, kind in fields.items() if kind == edge.PayloadSchemaType.Datetime
+        }
+
+    def _require_affordable(self, filter: Filter) -> None:
+        tests = [it for it in leaves(filter) if it.field not in self._indexed]
+        count = sum(_tests(it) for it in tests)
+        if count <= _MIN_TESTS_A_POINT:
+            return
+        with _explained():
+            points = self._shard.count(edge.CountRequest(exact=False))
+        if count * points > _MAX_TESTS:
+            fields = ", ".join(sorted({it.field for it in tests})[:3])
+            raise FilterRefused(
+                f"tests fields without an index {count} times for each of {points} images, which "
+                f"takes too long; have them indexed in the collection ({fields}), or test less"
+            )
 
     def _set_floor(self, points: int) -> None:
         if points != self._floor:
@@ -248,6 +305,13 @@ def _read_floor(file: Path) -> int:
         return 0  # created, and never flushed
     except ValueError as error:
         raise StartupError(f"{file}: is not a number; put back a copy") from error
+
+
+def _tests(condition: Leaf) -> int:
+    """How many conditions of Edge's it comes to."""
+    if isinstance(condition, MatchAny) and not isinstance(condition.values[0], str):
+        return len(condition.values)
+    return 1
 
 
 def _entry(record: edge.Record) -> Entry:

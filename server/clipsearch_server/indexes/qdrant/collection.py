@@ -1,26 +1,22 @@
-"""A collection in Qdrant: how it is made, and whether it holds this model's embeddings."""
+"""A collection in Qdrant: how it is made, what it says of itself, and whether that still holds."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-import grpc
 from qdrant_client import AsyncQdrantClient, models
 
 from clipsearch_server.errors import IndexUnavailable, ModelMismatch
-from clipsearch_server.indexes.card import FORMAT_VERSION, CollectionCard
-from clipsearch_server.indexes.points import CONTENT_KEY
+from clipsearch_server.indexes.card import CollectionCard
+from clipsearch_server.ports import CollectionSpec
 
 Quantization: TypeAlias = Literal["none", "turbo4", "int8"]
 
 _METADATA_KEY = "clipsearch"  # of the collection's metadata, which others may add to
-_MIN_VERSION = (1, 16)  # keeps metadata; an older one drops it without a word
+MIN_VERSION = (1, 16)  # keeps metadata; an older one drops it without a word
 _MIN_VERSION_TURBO = (1, 18)
-
-# So many times what is asked for is found by compressed vectors, and scored anew by the originals.
-_OVERSAMPLING = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,118 +33,106 @@ class CollectionLayout:
 
 
 class Collection:
-    """A named collection of one server, which may not exist yet."""
+    """A named collection of one server, which may not exist."""
 
-    def __init__(
-        self,
-        client: AsyncQdrantClient,
-        name: str,
-        *,
-        address: str,
-        card: CollectionCard,
-        layout: CollectionLayout,
-    ) -> None:
+    def __init__(self, client: AsyncQdrantClient, name: str, *, address: str) -> None:
         self._client = client
         self._name = name
         self._where = f"collection {name} in Qdrant at {address}"
-        self._card = card
-        self._layout = layout
-        self.server_version = ""  # until opened
-        self.search_params: models.SearchParams | None = None
 
-    async def open(self) -> None:
-        """Creates the collection, if there is none, with its index on the content's hash.
+    async def read(self) -> CollectionCard:
+        """Raises ModelMismatch if another program made the collection, or another version."""
+        return self._card(await self._client.get_collection(self._name))
 
-        Raises ModelMismatch if it holds anything but this model's embeddings, IndexUnavailable if
-        Qdrant is too old. Cut short, it may be repeated: it does what is missing.
-        """
-        self.server_version = (await self._client.info()).version
-        self._require(_MIN_VERSION, "keeps no metadata of a collection")
-        if not await self._client.collection_exists(self._name):
-            await self._create()
-        info = await self.check()
-        if CONTENT_KEY not in info.payload_schema:
-            await self._client.create_payload_index(
-                self._name, CONTENT_KEY, models.PayloadSchemaType.KEYWORD, wait=True
-            )
-        if info.config.quantization_config is not None:
-            self.search_params = models.SearchParams(
-                quantization=models.QuantizationSearchParams(
-                    rescore=True, oversampling=_OVERSAMPLING
-                )
-            )
-
-    async def check(self) -> models.CollectionInfo:
-        """Raises ModelMismatch if the collection holds anything but this model's embeddings."""
+    async def check(self, spec: CollectionSpec) -> models.CollectionInfo:
+        """Raises ModelMismatch if the collection holds anything but embeddings of the spec's
+        model."""
         info = await self._client.get_collection(self._name)
-        self._card.require(self._stored_card(info), self._where, way_out="or another collection")
+        stored = self._card(info).spec
+        if (stored.fingerprint, stored.embedding_dim) != (spec.fingerprint, spec.embedding_dim):
+            raise ModelMismatch(
+                f"{self._where}: was filled by the model {stored.model_id} (fingerprint "
+                f"{stored.fingerprint}, {stored.embedding_dim} dimensions), and by {spec.model_id} "
+                f"(fingerprint {spec.fingerprint}, {spec.embedding_dim} dimensions) when this "
+                "server opened it; restart the server",
+                collection_fingerprint=stored.fingerprint,
+                model_fingerprint=spec.fingerprint,
+            )
         vectors = info.config.params.vectors
-        size = self._card.embedding_dim
         if not isinstance(vectors, models.VectorParams) or (vectors.size, vectors.distance) != (
-            size,
+            spec.embedding_dim,
             models.Distance.COSINE,
         ):
-            raise self._mismatch(f"does not hold single vectors of {size} dimensions by cosine")
+            raise self._mismatch(
+                f"does not hold single vectors of {spec.embedding_dim} dimensions by cosine"
+            )
         return info
 
-    def _stored_card(self, info: models.CollectionInfo) -> CollectionCard:
+    async def write(self, card: CollectionCard) -> None:
+        """Replaces what the collection says of itself."""
+        await self._client.update_collection(self._name, metadata={_METADATA_KEY: card.to_values()})
+
+    def _card(self, info: models.CollectionInfo) -> CollectionCard:
         values: Any = (info.config.metadata or {}).get(_METADATA_KEY)
         if not isinstance(values, dict):
             raise self._mismatch("does not say which model filled it, so another program made it")
-        if values.get("format_version") != FORMAT_VERSION:
-            raise self._mismatch(
-                f"has format {values.get('format_version')}, and this server reads {FORMAT_VERSION}"
-            )
         try:
-            return CollectionCard(**values)
-        except TypeError as error:
-            raise self._mismatch(f"has metadata that cannot be understood ({error})") from error
+            return CollectionCard.from_values(values)
+        except ValueError as error:
+            raise self._mismatch(str(error)) from error
 
     def _mismatch(self, what: str) -> ModelMismatch:
-        return ModelMismatch(
-            f"{self._where}: {what}; name another collection",
-            model_fingerprint=self._card.fingerprint,
+        return ModelMismatch(f"{self._where}: {what}; name another collection")
+
+    async def create(
+        self, card: CollectionCard, layout: CollectionLayout, *, server_version: str
+    ) -> None:
+        """Raises IndexUnavailable if Qdrant is too old for the layout, AioRpcError with
+        ALREADY_EXISTS if there is such a collection."""
+        if layout.quantization == "turbo4":
+            require_version(
+                self._where,
+                server_version,
+                _MIN_VERSION_TURBO,
+                "has no TurboQuant; set another qdrant.quantization",
+            )
+        await self._client.create_collection(
+            self._name,
+            # Vectors are of unit length, so a dot product would do; but cosine keeps scores
+            # cosines whatever the encoder's rounding.
+            vectors_config=models.VectorParams(
+                size=card.spec.embedding_dim,
+                distance=models.Distance.COSINE,
+                on_disk=layout.on_disk,
+            ),
+            hnsw_config=models.HnswConfigDiff(
+                m=layout.hnsw_m,
+                ef_construct=layout.hnsw_ef_construct,
+                on_disk=layout.on_disk,
+            ),
+            quantization_config=_quantization(layout),
+            on_disk_payload=True,  # a search reads the payloads of one page only
+            shard_number=layout.shards,
+            replication_factor=layout.replication_factor,
+            write_consistency_factor=layout.write_consistency_factor,
+            metadata={_METADATA_KEY: card.to_values()},
         )
 
-    async def _create(self) -> None:
-        layout = self._layout
-        if layout.quantization == "turbo4":
-            self._require(_MIN_VERSION_TURBO, "has no TurboQuant; set another qdrant.quantization")
-        try:
-            await self._client.create_collection(
-                self._name,
-                # Vectors are of unit length, so a dot product would do; but cosine keeps scores
-                # cosines whatever the encoder's rounding.
-                vectors_config=models.VectorParams(
-                    size=self._card.embedding_dim,
-                    distance=models.Distance.COSINE,
-                    on_disk=layout.on_disk,
-                ),
-                hnsw_config=models.HnswConfigDiff(
-                    m=layout.hnsw_m,
-                    ef_construct=layout.hnsw_ef_construct,
-                    on_disk=layout.on_disk,
-                ),
-                quantization_config=_quantization(layout),
-                on_disk_payload=True,  # a search reads the payloads of one page only
-                shard_number=layout.shards,
-                replication_factor=layout.replication_factor,
-                write_consistency_factor=layout.write_consistency_factor,
-                metadata={_METADATA_KEY: asdict(self._card)},
-            )
-        except grpc.aio.AioRpcError as error:
-            # Two servers started at once, and the other was faster. (Before Qdrant 1.8 the code was
-            # another; that is older than what we take.)
-            if error.code() is not grpc.StatusCode.ALREADY_EXISTS:
-                raise
 
-    def _require(self, minimum: tuple[int, int], lack: str) -> None:
-        match = re.match(r"(\d+)\.(\d+)", self.server_version)
-        if match is not None and (int(match[1]), int(match[2])) < minimum:
-            raise IndexUnavailable(
-                f"{self._where}: version {self.server_version} {lack}; it takes "
-                f"{minimum[0]}.{minimum[1]} or later"
-            )
+def require_version(where: str, version: str, minimum: tuple[int, int], lack: str) -> None:
+    """Raises IndexUnavailable if Qdrant is of an earlier version than ``minimum``."""
+    if is_older(version, minimum):
+        raise IndexUnavailable(f"{where}: version {version} {lack}; it takes {or_later(minimum)}")
+
+
+def is_older(version: str, minimum: tuple[int, int]) -> bool:
+    """Whether a version of Qdrant, if it is known, is an earlier one than ``minimum``."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return match is not None and (int(match[1]), int(match[2])) < minimum
+
+
+def or_later(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]} or later"
 
 
 def _quantization(layout: CollectionLayout) -> models.QuantizationConfig | None:

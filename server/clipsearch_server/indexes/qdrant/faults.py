@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import grpc
 from qdrant_client import models
@@ -11,8 +12,10 @@ from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from clipsearch_server.errors import (
     ClipsearchError,
+    CollectionNotFound,
     DeadlineExceeded,
     IndexUnavailable,
+    ModelMismatch,
     OutcomeUnknown,
     Overloaded,
     StorageFull,
@@ -47,6 +50,25 @@ def explained(address: str, *, write: bool = False) -> Iterator[None]:
         ) from error
     except grpc.aio.AioRpcError as error:
         raise _translated(error, address, write) from error
+
+
+@asynccontextmanager
+async def checking(address: str, timeout_s: float) -> AsyncIterator[None]:
+    """Whatever fails inside, Qdrant is not available, unless it says that there is no such
+    collection, or none of ours."""
+    try:
+        with explained(address):
+            async with asyncio.timeout(timeout_s):
+                yield
+    except (IndexUnavailable, ModelMismatch, CollectionNotFound):
+        raise
+    except ClipsearchError as error:
+        raise IndexUnavailable(error.message) from error
+    except ValueError as error:  # a later Qdrant, with words that qdrant_client does not know
+        raise IndexUnavailable(
+            f"Qdrant at {address} describes itself as this qdrant-client cannot read: "
+            f"{str(error).partition(chr(10))[0]}"
+        ) from error
 
 
 async def completed(write: Awaitable[models.UpdateResult]) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins  # QdrantIndex has a method named list
-import logging
-import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -16,43 +14,33 @@ import numpy as np
 from qdrant_client import AsyncQdrantClient, models
 
 from clipsearch_server.batching import Batcher
-from clipsearch_server.errors import (
-    ClipsearchError,
-    IndexUnavailable,
-    ModelMismatch,
-)
+from clipsearch_server.errors import ModelMismatch
 from clipsearch_server.indexes.admission import Admission
-from clipsearch_server.indexes.card import CollectionCard
 from clipsearch_server.indexes.points import (
     CONTENT_KEY,
     best_first,
-    checked_embedding,
     checked_embeddings,
     from_payload,
     to_payload,
 )
-from clipsearch_server.indexes.qdrant.collection import Collection, CollectionLayout
-from clipsearch_server.indexes.qdrant.connection import QdrantServer
-from clipsearch_server.indexes.qdrant.faults import completed, explained, is_of_one
+from clipsearch_server.indexes.qdrant.faults import checking, completed, explained, is_of_one
+from clipsearch_server.indexes.qdrant.open_collection import OpenCollection
 from clipsearch_server.ports import (
+    CollectionSpec,
     EmbeddedPage,
     Embedding,
     Embeddings,
     ImagePage,
+    IndexedField,
     NearestQuery,
     ScoredId,
     StoredImage,
 )
 
-_log = logging.getLogger(__name__)
-
 # A point may be 50 KB: metadata of 16 KiB, which is kept twice, URLs, and the vector. So many stay
 # below 4 MiB, which is as much as gRPC takes unless told otherwise, should a proxy stand between.
 _MAX_POINTS = 64
 _MAX_IDS = 1000
-
-_START_S = 5.0  # for Qdrant to answer before the server starts without it
-_RETRY_S = 0.25  # between attempts to open the collection, until it is
 
 # In a cluster, two servers that write one image at the same time must not leave the copies of a
 # shard different: one copy puts writes in order. It costs a hop, and nothing on a single node.
@@ -60,73 +48,53 @@ _ORDERING = models.WriteOrdering.MEDIUM
 
 
 class QdrantIndex:
-    """Implements ImageIndex on a collection of Qdrant's, which it creates if there is none.
+    """Implements ImageIndex on a collection of Qdrant's.
 
-    A Qdrant that is away at first is waited for: until the collection is open, health and calls
-    raise what stands in the way. Once it was open it is never made anew: a collection that
-    disappears is reported, and is served again when it is back. Besides what the port says, calls
-    raise Overloaded if ``max_in_flight`` are under way, or if Qdrant says so.
+    It is never made anew: a collection that disappears is reported, and is served again when it is
+    back. Besides what the port says, calls raise Overloaded if ``max_in_flight`` are under way, or
+    if Qdrant says so.
 
     A write counts when Qdrant has applied it to every live copy of its shard: it waits for all, and
     takes a copy that failed out of use before it answers. So a read need ask one copy only, which
     is Qdrant's default, to see every acknowledged write. What concurrent calls store crosses in
     batches, each as soon as the one before is applied.
 
-    Entering raises ModelMismatch if the collection holds anything but this model's embeddings,
-    StartupError if the server's description is no good.
+    Entering raises ModelMismatch if the collection holds anything but embeddings of the spec's
+    model, IndexUnavailable if Qdrant cannot say.
     """
 
     def __init__(
         self,
-        server: QdrantServer,
+        client: AsyncQdrantClient,
+        name: str,
         *,
-        collection: str,
-        model_id: str,
-        fingerprint: str,
-        embedding_dim: int,
-        layout: CollectionLayout,
+        spec: CollectionSpec,
+        address: str,
+        server_version: str,
         max_in_flight: int,
         timeout_s: float,
     ) -> None:
-        self._server = server
-        self._address = server.address
-        self._name = collection
-        self._card = CollectionCard(
-            model_id=model_id, fingerprint=fingerprint, embedding_dim=embedding_dim
-        )
-        self._layout = layout
+        self._client = client
+        self._name = name
+        self._spec = spec
+        self._address = address
+        self.description = f"qdrant {server_version} at {address}"
         self._timeout_s = timeout_s
-        self._client: AsyncQdrantClient
-        self._collection: Collection
-        self._obstacle: ClipsearchError | None = None  # why calls cannot be served
-        self._opener: asyncio.Task[None] | None = None  # while the collection is not open yet
+        self._collection = OpenCollection(
+            client, name, spec=spec, address=address, server_version=server_version
+        )
+        self._mismatch: ModelMismatch | None = None  # why calls cannot be served
         self._calls = Admission(max_in_flight)
         # One at a time: what comes twice is stored in its order.
         self._upserts: Batcher[models.PointStruct, None] = Batcher(
             self._upsert, max_batch=_MAX_POINTS, is_of_one=is_of_one, closed=self._calls.closed
         )
-        self._stack = AsyncExitStack()
+        self._writer: asyncio.Task[None]
 
     async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            self._client = await asyncio.to_thread(self._server.connect, self._timeout_s)
-            stack.push_async_callback(self._client.close)
-            self._collection = Collection(
-                self._client,
-                self._name,
-                address=self._address,
-                card=self._card,
-                layout=self._layout,
-            )
-            try:
-                await self._open(min(self._timeout_s, _START_S))
-            except IndexUnavailable as error:
-                self._meet(error)
-                self._opener = asyncio.create_task(self._open_in_the_end(), name="open qdrant")
-                stack.push_async_callback(_cancel, self._opener)
-            writer = asyncio.create_task(self._upserts.work(), name="upsert qdrant")
-            stack.push_async_callback(_cancel, writer)
-            self._stack = stack.pop_all()
+        async with checking(self._address, self._timeout_s):
+            await self._collection.open()
+        self._writer = asyncio.create_task(self._upserts.work(), name="upsert qdrant")
         return self
 
     async def __aexit__(
@@ -135,19 +103,15 @@ class QdrantIndex:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Refuses new calls, waits for those under way (each has its time limit), disconnects."""
+        """Refuses new calls, and waits for those under way: each has its time limit."""
         try:
             await self._calls.close()
         finally:
-            await self._stack.aclose()
-
-    @property
-    def description(self) -> str:
-        version = self._collection.server_version
-        return f"qdrant {version} at {self._address}" if version else f"qdrant at {self._address}"
+            self._writer.cancel()
+            await asyncio.wait({self._writer})
 
     async def upsert(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
-        vectors = checked_embeddings(embeddings, len(images), self._card.embedding_dim).tolist()
+        vectors = checked_embeddings(embeddings, len(images), self._spec.embedding_dim).tolist()
         points = [
             models.PointStruct(id=image.id, vector=vector, payload=to_payload(image))
             for image, vector in zip(images, vectors, strict=True)
@@ -158,16 +122,7 @@ class QdrantIndex:
     async def search(
         self, queries: Sequence[NearestQuery]
     ) -> builtins.list[builtins.list[ScoredId]]:
-        requests = [
-            models.QueryRequest(
-                query=checked_embedding(query.embedding, self._card.embedding_dim).tolist(),
-                limit=query.limit,
-                score_threshold=query.score_threshold,
-                params=self._collection.search_params,
-                with_payload=False,
-            )
-            for query in queries
-        ]
+        requests = self._collection.request(queries)
         async with self._call():
             answers = await self._client.query_batch_points(self._name, requests)
         return [
@@ -202,7 +157,7 @@ class QdrantIndex:
         async with self._call():
             records, next_id = await self._scroll(limit=limit, start_id=start_id, vectors=True)
         vectors: list[Any] = [record.vector for record in records]
-        embeddings = np.array(vectors, dtype=np.float32).reshape(-1, self._card.embedding_dim)
+        embeddings = np.array(vectors, dtype=np.float32).reshape(-1, self._spec.embedding_dim)
         return EmbeddedPage([_image(record) for record in records], embeddings, next_id)
 
     async def delete(self, ids: Sequence[UUID]) -> None:
@@ -217,67 +172,30 @@ class QdrantIndex:
         async with self._call():
             return (await self._client.count(self._name, exact=True)).count
 
+    async def add_indexed_fields(self, fields: Sequence[IndexedField]) -> None:
+        """Has these fields of the metadata indexed; returns when the indexes are complete. Raises
+        what a write does."""
+        async with self._call(write=True):
+            await self._collection.add_indexed_fields(fields)
+
     async def health(self) -> None:
         self._calls.require_open()
-        if self._opener is not None:
-            self._require_unobstructed()
         try:
-            async with self._checking(self._timeout_s):
+            async with checking(self._address, self._timeout_s):
                 await self._collection.check()
         except ModelMismatch as error:
-            self._obstacle = error
+            self._mismatch = error
             raise
-        self._obstacle = None
-
-    async def _open(self, timeout_s: float) -> None:
-        async with self._checking(timeout_s):
-            await self._collection.open()
-        _log.info("opened collection %s: %s", self._name, self.description)
-
-    async def _open_in_the_end(self) -> None:
-        while True:
-            await asyncio.sleep(_RETRY_S * random.uniform(0.5, 1))
-            try:
-                await self._open(self._timeout_s)
-            except (IndexUnavailable, ModelMismatch) as error:
-                self._meet(error)
-            else:
-                self._obstacle = self._opener = None
-                return
-
-    def _meet(self, obstacle: ClipsearchError) -> None:
-        if self._obstacle is None or self._obstacle.message != obstacle.message:
-            _log.warning("the index is not open yet, and is tried again: %s", obstacle.message)
-        self._obstacle = obstacle
+        self._mismatch = None
 
     @asynccontextmanager
     async def _call(self, *, write: bool = False) -> AsyncIterator[None]:
-        self._require_unobstructed()
+        if self._mismatch is not None:
+            # One exception is raised again and again: without this, its traceback would grow.
+            raise self._mismatch.with_traceback(None)
         with self._calls.admitted(), explained(self._address, write=write):
             async with asyncio.timeout(self._timeout_s):
                 yield
-
-    @asynccontextmanager
-    async def _checking(self, timeout_s: float) -> AsyncIterator[None]:
-        """Whatever fails inside, the index is not available, unless it is another model's."""
-        try:
-            with explained(self._address):
-                async with asyncio.timeout(timeout_s):
-                    yield
-        except (IndexUnavailable, ModelMismatch):
-            raise
-        except ClipsearchError as error:
-            raise IndexUnavailable(error.message) from error
-        except ValueError as error:  # a later Qdrant, with words that qdrant_client does not know
-            raise IndexUnavailable(
-                f"Qdrant at {self._address} describes itself as this qdrant-client cannot read: "
-                f"{str(error).partition(chr(10))[0]}"
-            ) from error
-
-    def _require_unobstructed(self) -> None:
-        if self._obstacle is not None:
-            # One exception is raised again and again: without this, its traceback would grow.
-            raise self._obstacle.with_traceback(None)
 
     async def _upsert(self, points: Sequence[models.PointStruct]) -> Sequence[None]:
         last = {point.id: point for point in points}
@@ -309,12 +227,6 @@ class QdrantIndex:
             with_vectors=vectors,
         )
         return records, None if next_id is None else _uuid(next_id)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 def _image(record: models.Record) -> StoredImage:

@@ -1,0 +1,145 @@
+"""Opens the models: their folders, tokenizers, decoding processes and encoders."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from clipsearch_server.decoding.pool import WorkerPool
+from clipsearch_server.encoders.batching import BatchingEncoder
+from clipsearch_server.errors import StartupError
+from clipsearch_server.loaded_model import LoadedModel, LoadedModels
+from clipsearch_server.model import ModelCard, ModelFolder, open_model_folder
+from clipsearch_server.ports import Encoder, ImageDecoder
+from clipsearch_server.settings import Settings
+from clipsearch_server.text import Tokenizer
+
+
+async def open_models(stack: AsyncExitStack, settings: Settings) -> LoadedModels:
+    """Opens the model of ``model_dir`` and those of ``extra_model_dirs``, in this order.
+
+    Raises StartupError if one cannot be opened, or if two are the same.
+    """
+    if settings.extra_model_dirs and settings.encoder.backend == "triton":
+        raise StartupError(
+            "extra_model_dirs: a Triton server has one model, under the names that every model "
+            "folder gives it; run several with --encoder-backend onnxruntime, or a server for each"
+        )
+    folders = [
+        await asyncio.to_thread(open_model_folder, path)
+        for path in (settings.model_dir, *settings.extra_model_dirs)
+    ]
+    _require_different(folders)
+    decoders: dict[tuple[int, int, str], ImageDecoder] = {}
+    for card in (folder.card for folder in folders):
+        if _size(card) not in decoders:
+            decoders[_size(card)] = await _open_decoder(stack, settings, card)
+    return LoadedModels(
+        [
+            LoadedModel(
+                card=folder.card,
+                tokenizer=await asyncio.to_thread(_open_tokenizer, folder),
+                encoder=await _open_encoder(stack, settings, folder),
+                decoder=decoders[_size(folder.card)],
+            )
+            for folder in folders
+        ]
+    )
+
+
+def _require_different(folders: Sequence[ModelFolder]) -> None:
+    seen: dict[str, ModelFolder] = {}
+    for folder in folders:
+        other = seen.setdefault(folder.card.fingerprint, folder)
+        if other is not folder:
+            raise StartupError(
+                f"{folder.path}: holds the model of {other.path}, {folder.card.model_id}; name "
+                "each model once in model_dir and extra_model_dirs"
+            )
+
+
+def _size(card: ModelCard) -> tuple[int, int, str]:
+    """What decides how an image is decoded for a model."""
+    return card.image_size_px, card.resize_px, card.resample
+
+
+async def _open_decoder(stack: AsyncExitStack, settings: Settings, card: ModelCard) -> ImageDecoder:
+    return await stack.enter_async_context(
+        WorkerPool(
+            size_px=card.image_size_px,
+            resize_px=card.resize_px,
+            resample=card.resample,
+            max_pixels=settings.image.max_pixels,
+            max_bytes=settings.image.max_bytes,
+            workers=settings.image.decode_workers,
+            memory_bytes=settings.image.decode_memory_mib * 2**20,
+            cpu_s=settings.image.decode_cpu_s,
+            max_waiting=settings.image.decode_max_waiting,
+        )
+    )
+
+
+def _open_tokenizer(folder: ModelFolder) -> Tokenizer:
+    return Tokenizer(
+        folder.tokenizer_path,
+        max_tokens=folder.card.max_tokens,
+        start_token_id=folder.card.start_token_id,
+        end_token_id=folder.card.end_token_id,
+    )
+
+
+async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelFolder) -> Encoder:
+    encoder: Encoder
+    concurrency = 1
+    if settings.encoder.backend == "triton":
+        # Imported here: it takes a quarter of a second that most servers can start without.
+        from clipsearch_server.encoders.triton import TritonEncoder
+
+        encoder = await stack.enter_async_context(
+            TritonEncoder(
+                model.card,
+                address=settings.triton.address,
+                timeout_s=settings.triton.timeout_s,
+                tls=settings.triton.tls,
+                ca_file=settings.triton.ca_file,
+            )
+        )
+        concurrency = settings.triton.max_in_flight
+    else:
+        try:
+            from clipsearch_server.encoders.ort import OnnxEncoder
+        except ModuleNotFoundError as error:
+            raise StartupError(
+                "ONNX Runtime is missing: install clipsearch-server[cpu] or, for a GPU, "
+                "clipsearch-server[gpu], or let Triton run the model (--encoder-backend triton)"
+            ) from error
+
+        encoder = await stack.enter_async_context(
+            OnnxEncoder(
+                model,
+                threads=settings.encoder.threads,
+                device=settings.encoder.device,
+                gpu_memory_bytes=settings.encoder.gpu_memory_mib * 2**20,
+                max_batch=settings.encoder.max_batch,
+                engine_cache_dir=settings.data_dir / "tensorrt",
+            )
+        )
+    return await stack.enter_async_context(
+        BatchingEncoder(
+            encoder,
+            pad_token_id=model.card.end_token_id,
+            max_batch=settings.encoder.max_batch,
+            max_waiting=settings.encoder.max_waiting,
+            concurrency=concurrency,
+        )
+    )
+
+
+def max_decoded(settings: Settings) -> int:
+    """How many images may be decoded and not yet embedded: the encoder's batches under way, one
+    more that is ready for it, and those that are being decoded."""
+    batches = settings.triton.max_in_flight if settings.encoder.backend == "triton" else 1
+    decoders = settings.image.decode_workers or os.cpu_count() or 1
+    return min((batches + 1) * settings.encoder.max_batch + decoders, settings.encoder.max_waiting)
