@@ -24,7 +24,8 @@ import numpy as np
 from rich.console import Console
 
 from clipsearch_server.indexes.edge.index import EdgeIndex
-from clipsearch_server.ports import Embeddings, NearestQuery, StoredImage
+from clipsearch_server.indexes.edge.store import EdgeStore
+from clipsearch_server.ports import CollectionSpec, Embeddings, NearestQuery, StoredImage
 
 TICK_S = 0.005
 NOW = datetime.now(UTC)
@@ -144,16 +145,16 @@ class Bench:
 
 
 async def main(arguments: argparse.Namespace, data_dir: Path) -> None:
-    async with EdgeIndex(
+    spec = CollectionSpec(model_id="bench", fingerprint="0" * 64, embedding_dim=arguments.dim)
+    async with EdgeStore(
         data_dir,
-        collection="bench",
-        model_id="bench",
-        fingerprint="0" * 64,
-        embedding_dim=arguments.dim,
+        default="bench",
+        spec=spec,
         optimize_after_points=10**9,  # when we say so
         max_in_flight=1000,
         timeout_s=60,
-    ) as index:
+    ) as store:
+        index = await store.open("bench-1")
         bench = Bench(index, arguments.dim, arguments.query_hz, arguments.write_hz)
         await bench.fill(arguments.points)
         await asyncio.sleep(2)  # past the flush of an idle process

@@ -1,37 +1,26 @@
-"""Adds images: from a source to an embedding in the index, once for each content.
-
-Adding is held back, and never refused, by what comes after it: by the memory for images under way,
-and by how many are decoded before the encoder takes them.
-"""
+"""Adds images: from a source to an embedding in the index, once for each content."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 from uuid import NAMESPACE_URL, UUID, uuid5
 
-from clipsearch_server.budget import Budget
+from clipsearch_server.embedding import ImageEmbedder, Picture
 from clipsearch_server.errors import InvalidImage, InvalidRequest
 from clipsearch_server.ports import (
     Embeddings,
-    Encoder,
-    ImageDecoder,
-    ImageFetcher,
     ImageIndex,
     Metadata,
     StoredImage,
 )
 from clipsearch_server.turns import Turns
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,52 +59,23 @@ class AddedImage:
     duplicate_of: UUID | None = None  # set if the outcome is DUPLICATE
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """What an image's content alone decides."""
-
-    media_type: str
-    width_px: int
-    height_px: int
-    embedding: Embeddings  # (1, d)
-
-
 class ImageAdder:
     """Adds images to one collection, and imports those that were embedded before.
 
-    ``executor`` runs what would stop the event loop: hashing. ``fetcher`` is None where images may
-    not be added by URL. At most ``max_decoded`` images are decoded and not yet embedded.
-    ``memory`` is the bytes of all encoded images under way: callers take what they bring, and the
-    fetcher what it fetches. What a port raises is passed on.
+    What a port raises is passed on.
     """
 
     def __init__(
-        self,
-        *,
-        encoder: Encoder,
-        index: ImageIndex,
-        fetcher: ImageFetcher | None,
-        decoder: ImageDecoder,
-        executor: Executor,
-        max_image_bytes: int,
-        max_decoded: int,
-        memory: Budget,
-        duplicates: Duplicates,
+        self, *, embedder: ImageEmbedder, index: ImageIndex, duplicates: Duplicates
     ) -> None:
-        self._encoder = encoder
+        self._embedder = embedder
         self._index = index
-        self._fetcher = fetcher
-        self._decoder = decoder
-        self._executor = executor
-        self._max_image_bytes = max_image_bytes
-        self._decoded = asyncio.Semaphore(max_decoded)
-        self._memory = memory
         self._duplicates: Duplicates = duplicates
         self._turns = Turns(1)
 
     async def add(self, new: NewImage) -> AddedImage:
-        """Adds one image; returns when it is durable. The caller has taken its part of ``memory``
-        for a content that it gives.
+        """Adds one image; returns when it is durable. The caller has taken the memory for a content
+        that it gives (see `ImageEmbedder`).
 
         Raises InvalidRequest, SourceNotAllowed, SourceFailed or InvalidImage if the source is at
         fault, InvalidRequest if the create_time is in the future.
@@ -124,18 +84,17 @@ class ImageAdder:
             raise InvalidRequest("create_time", "is in the future")
         try:
             if new.content is not None:
-                return await self._add_content(new, self._checked(new.content))
-            content = await self._fetch(new)
-            try:
+                self._embedder.check_size(new.content)
+                return await self._add_content(new, new.content)
+            assert new.url is not None
+            async with self._embedder.fetched(new.url, new.fetch_headers) as content:
                 return await self._add_content(new, content)
-            finally:
-                self._memory.release(len(content))
         except InvalidImage as error:
             error.field = "content" if new.url is None else "url"
             raise
 
     async def _add_content(self, new: NewImage, content: bytes) -> AddedImage:
-        sha256 = await self._in_thread(_sha256, content)
+        sha256 = await self._embedder.sha256(content)
         image_id = new.id or _derived_id(new.url, sha256)
         # What is looked up must still be so when it is acted upon. Two adds may differ in one
         # and share the other; all take the id's turn first, so none waits in a circle.
@@ -159,7 +118,7 @@ class ImageAdder:
         picture = await self._picture_of(original) if original else None
         if picture is None:
             original = None  # if there was one, it is gone
-            picture = await self._embed(content)
+            picture = await self._embedder.embed(content)
         duplicate_of: UUID | None = None
         if stored is not None and stored.sha256 == sha256:
             duplicate_of = stored.duplicate_of
@@ -180,7 +139,7 @@ class ImageAdder:
             update_time=now,
             duplicate_of=duplicate_of,
         )
-        await self._index.upsert([image], picture.embedding)
+        await self._index.upsert([image], picture.embedding[None])
         if stored is not None:
             return AddedImage(image, AddOutcome.REPLACED)
         if duplicate_of is not None:
@@ -200,38 +159,12 @@ class ImageAdder:
                 await turns.enter_async_context(self._turns.take(image_id))
             await self._index.upsert(images, embeddings)
 
-    def _checked(self, content: bytes) -> bytes:
-        if len(content) > self._max_image_bytes:
-            raise InvalidImage(
-                f"the image has {len(content):,} bytes; at most {self._max_image_bytes:,} are "
-                "taken",
-                reason="IMAGE_TOO_LARGE",
-                max_image_bytes=str(self._max_image_bytes),
-            )
-        return content
-
-    async def _fetch(self, new: NewImage) -> bytes:
-        assert new.url is not None
-        if self._fetcher is None:
-            raise InvalidRequest(
-                "url",
-                "this server takes no URLs; send the image's content instead",
-                reason="FETCH_DISABLED",
-            )
-        return await self._fetcher.fetch(new.url, new.fetch_headers)
-
-    async def _embed(self, content: bytes) -> _Picture:
-        async with self._decoded:
-            decoded = await self._decoder.decode(content)
-            embedding = await self._encoder.encode_image(decoded.pixels[None])
-        return _Picture(decoded.media_type, decoded.width_px, decoded.height_px, embedding)
-
-    async def _picture_of(self, image: StoredImage) -> _Picture | None:
+    async def _picture_of(self, image: StoredImage) -> Picture | None:
         """Returns what is stored of an image's content; None if the image is gone."""
         page = await self._index.list_embedded(limit=1, start_id=image.id)
         if [(found.id, found.sha256) for found in page.images] != [(image.id, image.sha256)]:
             return None
-        return _Picture(image.media_type, image.width_px, image.height_px, page.embeddings)
+        return Picture(image.media_type, image.width_px, image.height_px, page.embeddings[0])
 
     async def _original(self, sha256: str) -> StoredImage | None:
         """Returns the image that others of this content are duplicates of, if there is one."""
@@ -244,13 +177,6 @@ class ImageAdder:
     async def _stored(self, image_id: UUID) -> StoredImage | None:
         found = await self._index.get([image_id])
         return found[0] if found else None
-
-    async def _in_thread(self, function: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _derived_id(url: str | None, sha256: str) -> UUID:

@@ -10,10 +10,11 @@ import asyncio
 import importlib.metadata
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -25,10 +26,11 @@ from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_t
 from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog, EngineMaker, EngineMakerFactory
+from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import ClipsearchError, ModelMismatch, StartupError
 from clipsearch_server.fetch.http import HttpFetcher
-from clipsearch_server.loaded_model import LoadedModel
+from clipsearch_server.loaded_model import LoadedModels
 from clipsearch_server.open_models import max_decoded, open_models
 from clipsearch_server.open_store import open_store
 from clipsearch_server.ports import ImageFetcher, ImageIndex
@@ -37,13 +39,17 @@ from clipsearch_server.rpc.health import HealthReporter
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
+from clipsearch_server.searching import ImageSearcher
 from clipsearch_server.settings import Settings
+from clipsearch_server.text_embedding import TextEmbedder
 
 logger = logging.getLogger(__name__)
 
 # Room for the request around an image of the largest size.
 _MESSAGE_OVERHEAD_BYTES = 2**20
 _MAX_PENDING_CALLS = 20_000
+# Prompts that one request brings before an encoder at a time: those of others come in between.
+_MAX_TEXT_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             models,
             default=settings.collection,
             max_collections=settings.max_collections,
-            engine_maker=_engine_maker(settings, fetcher, executor, memory),
+            engine_maker=_engine_maker(settings, models, fetcher, executor, memory),
         )
         try:
             await catalog.check_index()
@@ -114,33 +120,48 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
 
 
 def _engine_maker(
-    settings: Settings, fetcher: ImageFetcher | None, executor: Executor, memory: Budget
+    settings: Settings,
+    models: LoadedModels,
+    fetcher: ImageFetcher | None,
+    executor: Executor,
+    memory: Budget,
 ) -> EngineMakerFactory:
-    """Returns how the engines of a collection are made: all of them share what adds to it."""
-
-    def maker(name: str, model: LoadedModel, index: ImageIndex) -> EngineMaker:
-        adder = ImageAdder(
+    """Returns how the engines of a collection are made. What embeds is one a model; what adds and
+    searches, one a collection."""
+    images = {
+        model.card.fingerprint: ImageEmbedder(
             encoder=model.encoder,
-            index=index,
             fetcher=fetcher,
             decoder=model.decoder,
             executor=executor,
             max_image_bytes=settings.image.max_bytes,
             max_decoded=max_decoded(settings),
             memory=memory,
-            duplicates=settings.duplicates,
         )
+        for model in models
+    }
+    texts = {
+        model.card.fingerprint: TextEmbedder(
+            encoder=model.encoder,
+            tokenizer=model.tokenizer,
+            executor=executor,
+            max_rows=min(_MAX_TEXT_ROWS, settings.encoder.max_waiting),
+        )
+        for model in models
+    }
 
-        def engine(prompt_templates: Sequence[str]) -> SearchEngine:
-            return SearchEngine(
-                encoder=model.encoder,
-                index=index,
-                adder=adder,
-                tokenizer=model.tokenizer,
-                executor=executor,
-            )
-
-        return engine
+    def maker(collection: str, fingerprint: str, index: ImageIndex) -> EngineMaker:
+        embedder, texts_of_model = images[fingerprint], texts[fingerprint]
+        return partial(
+            SearchEngine,
+            adder=ImageAdder(embedder=embedder, index=index, duplicates=settings.duplicates),
+            searcher=ImageSearcher(
+                texts=texts_of_model, images=embedder, index=index, executor=executor
+            ),
+            texts=texts_of_model,
+            collection=collection,
+            model_fingerprint=fingerprint,
+        )
 
     return maker
 
@@ -170,6 +191,7 @@ def _server(
     )
     options = ServiceOptions(
         default_limit=settings.default_limit,
+        near_duplicate_similarity=settings.near_duplicate_similarity,
         max_in_flight_per_stream=settings.max_in_flight_per_stream,
         memory=memory,
         info=_info(settings),

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import (
@@ -19,7 +19,7 @@ from clipsearch_server.errors import (
     TooManyCollections,
 )
 from clipsearch_server.leases import Leases
-from clipsearch_server.loaded_model import LoadedModel, LoadedModels
+from clipsearch_server.loaded_model import LoadedModels
 from clipsearch_server.ports import (
     CollectionSpec,
     FoundCollection,
@@ -33,9 +33,15 @@ logger = logging.getLogger(__name__)
 
 MAX_INDEXED_FIELDS = 32
 
-# What makes engines for one index: each shares everything but the prompt templates.
-EngineMaker: TypeAlias = Callable[[Sequence[str]], SearchEngine]
-EngineMakerFactory: TypeAlias = Callable[[str, LoadedModel, ImageIndex], EngineMaker]
+
+class EngineMaker(Protocol):
+    """Makes engines for one index, which share everything but the templates."""
+
+    def __call__(self, *, prompt_templates: Sequence[str]) -> SearchEngine: ...
+
+
+# Of the collection of this name, whose model has this fingerprint.
+EngineMakerFactory: TypeAlias = Callable[[str, str, ImageIndex], EngineMaker]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +99,7 @@ class Catalog:
             index = await self._store.open(found.name)
             served = self._served.get(found.name)
             if served is None or served.index is not index:
-                maker = self._engine_maker(found.name, model, index)
+                maker = self._engine_maker(found.name, model.card.fingerprint, index)
                 served = self._served[found.name] = _Served(index, maker)
             yield served.engine(found.spec.prompt_templates)
 
@@ -296,7 +302,7 @@ class _Served:
 
     def engine(self, prompt_templates: Sequence[str]) -> SearchEngine:
         if self._current is None or self._current[0] != prompt_templates:
-            self._current = prompt_templates, self.maker(prompt_templates)
+            self._current = prompt_templates, self.maker(prompt_templates=prompt_templates)
         return self._current[1]
 
 

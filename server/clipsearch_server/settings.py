@@ -256,6 +256,13 @@ class Settings(Group):
     default_limit: int = Field(
         default=5, ge=1, le=1000, description="hits of a query that sets no limit of its own"
     )
+    near_duplicate_similarity: float = Field(
+        default=0.97,
+        gt=0,
+        le=1,
+        description="cosine similarity from which on images are nearly the same, for queries that "
+        "collapse these",
+    )
     default_deadline_s: float = Field(
         30.0, gt=0, le=3600, description="seconds for a call that brings no deadline of its own"
     )

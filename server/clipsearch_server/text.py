@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from clipsearch_server.errors import StartupError
+from clipsearch_server.ports import TokenIds
 
 # A text's beginning, in characters, that nearly always holds more words than a model takes.
 _HEAD_LENGTH = 4096
@@ -54,13 +56,13 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._max_words = max_tokens - 2
         self._start_token_id = start_token_id
-        self._end_token_id = end_token_id
+        self.end_token_id = end_token_id  # which texts are padded with
 
     def tokenize(self, text: str) -> TokenizedText:
         """Returns the token ids of any text: 2 <= t <= max_tokens, the start and end token always
         included. Lone surrogates, which are no characters, count as question marks."""
         word_ids = self._word_ids(text.encode(errors="replace").decode())
-        token_ids = [self._start_token_id, *word_ids[: self._max_words], self._end_token_id]
+        token_ids = [self._start_token_id, *word_ids[: self._max_words], self.end_token_id]
         return TokenizedText(
             np.array(token_ids, dtype=np.int64), truncated=len(word_ids) > self._max_words
         )
@@ -77,3 +79,11 @@ class Tokenizer:
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def pad(texts: Sequence[NDArray[np.int64]], pad_token_id: int) -> TokenIds:
+    """(t_i,) int64 each -> (n, max t) int64, filled up with the padding token."""
+    padded = np.full((len(texts), max(map(len, texts))), pad_token_id, dtype=np.int64)
+    for row, text in zip(padded, texts, strict=True):
+        row[: len(text)] = text
+    return padded

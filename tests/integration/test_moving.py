@@ -20,20 +20,22 @@ from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_t
 from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog
+from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.engine import SearchEngine
-from clipsearch_server.indexes.qdrant.collection import CollectionLayout
-from clipsearch_server.indexes.qdrant.index import QdrantIndex
+from clipsearch_server.loaded_model import LoadedModel, LoadedModels
 from clipsearch_server.model import ModelFolder, open_model_folder
-from clipsearch_server.ports import DecodedImage
-from clipsearch_server.rpc import convert
+from clipsearch_server.ports import CollectionSpec, DecodedImage
 from clipsearch_server.rpc.interceptors import CallInterceptor
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
+from clipsearch_server.searching import ImageSearcher
 from clipsearch_server.settings import DEMO_MODEL_DIR
 from clipsearch_server.testing import ServerProcess
 from clipsearch_server.text import Tokenizer
+from clipsearch_server.text_embedding import TextEmbedder
 from in_memory_qdrant import InMemoryQdrant
+from stored_images import a_qdrant_store
 
 PICTURES = Path(__file__).parents[2] / "demo" / "pictures"
 MODEL = open_model_folder(DEMO_MODEL_DIR)
@@ -53,49 +55,50 @@ async def on_qdrant(model: ModelFolder) -> AsyncIterator[str]:
         start_token_id=card.start_token_id,
         end_token_id=card.end_token_id,
     )
-    index = QdrantIndex(
-        InMemoryQdrant(url="http://in-memory"),
-        collection="images",
-        model_id=card.model_id,
-        fingerprint=card.fingerprint,
-        embedding_dim=card.embedding_dim,
-        layout=CollectionLayout(),
-        max_in_flight=100,
-        timeout_s=30,
+    spec = CollectionSpec(
+        model_id=card.model_id, fingerprint=card.fingerprint, embedding_dim=card.embedding_dim
     )
+    store = a_qdrant_store(InMemoryQdrant(url="http://in-memory"), "images", spec)
     memory = Budget(2**20)
     options = ServiceOptions(
-        collection="images",
         default_limit=5,
+        near_duplicate_similarity=0.97,
         max_in_flight_per_stream=8,
         memory=memory,
-        info=pb.GetServerInfoResponse(model=convert.model(card)),
+        info=pb.GetServerInfoResponse(),
     )
-    async with OnnxEncoder(model) as encoder, index:
-        adder = ImageAdder(
+    async with OnnxEncoder(model) as encoder, store:
+        index = await store.open("images-1")
+        executor = ThreadPoolExecutor(1)
+        images = ImageEmbedder(
             encoder=encoder,
-            index=index,
             fetcher=None,
             decoder=_NoDecoder(),
-            executor=ThreadPoolExecutor(1),
+            executor=executor,
             max_image_bytes=1,
             max_decoded=1,
             memory=memory,
-            duplicates="refuse",
         )
+        texts = TextEmbedder(encoder=encoder, tokenizer=tokenizer, executor=executor)
         engine = SearchEngine(
-            encoder=encoder,
-            index=index,
-            adder=adder,
-            tokenizer=tokenizer,
-            executor=ThreadPoolExecutor(1),
+            adder=ImageAdder(embedder=images, index=index, duplicates="refuse"),
+            searcher=ImageSearcher(texts=texts, images=images, index=index, executor=executor),
+            texts=texts,
+            collection="images-1",
+            model_fingerprint=card.fingerprint,
+        )
+        loaded = LoadedModel(card=card, tokenizer=tokenizer, encoder=encoder, decoder=_NoDecoder())
+        catalog = Catalog(
+            store,
+            LoadedModels([loaded]),
+            default="images",
+            max_collections=1,
+            engine_maker=lambda name, fingerprint, index: lambda prompt_templates: engine,
         )
         server = grpc.aio.server(
             interceptors=[CallInterceptor(max_in_flight=100, default_deadline_s=60)]
         )
-        add_ImageSearchServiceServicer_to_server(
-            ImageSearchServicer(Catalog("images", engine), options), server
-        )
+        add_ImageSearchServiceServicer_to_server(ImageSearchServicer(catalog, options), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:

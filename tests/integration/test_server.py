@@ -114,7 +114,7 @@ def test_what_the_server_says_of_itself(client: SearchClient) -> None:
     assert info.index.startswith("qdrant-edge ")
     card = json.loads((DEMO_MODEL_DIR / "model_card.json").read_text())
     assert info.model.fingerprint == card["fingerprint"]
-    assert [(c.name, c.image_count) for c in info.collections] == [("images", 200)]
+    assert [(c.name, c.image_count) for c in info.collections] == [("images-1", 200)]
 
 
 def test_special_tokens_and_odd_texts_are_text(client: SearchClient) -> None:

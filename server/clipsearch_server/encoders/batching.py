@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from clipsearch_server.batching import Batcher
 from clipsearch_server.errors import EncoderUnavailable, ModelOutputInvalid, Overloaded
 from clipsearch_server.ports import Embeddings, Encoder, Pixels, TokenIds
+from clipsearch_server.text import pad
 
 Embedding: TypeAlias = NDArray[np.float32]  # (d,)
 
@@ -26,9 +27,10 @@ class BatchingEncoder:
     """Wraps an Encoder: rows that arrive while it is busy are embedded together, oldest first.
 
     A batch is whatever came in while ``concurrency`` others were under way (one for each tower, if
-    the encoder does one thing at a time). At most ``max_waiting`` rows wait for each tower; what
-    comes on top is refused with Overloaded. If the encoder answers a batch with ModelOutputInvalid,
-    its rows are tried one by one.
+    the encoder does one thing at a time); a text is batched by its own length, however far its call
+    padded it. At most ``max_waiting`` rows wait for each tower; what comes on top is refused with
+    Overloaded. If the encoder answers a batch with ModelOutputInvalid, its rows are tried one by
+    one.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class BatchingEncoder:
         concurrency: int = 1,
     ) -> None:
         self._encoder = encoder
+        self._pad_token_id = pad_token_id
         self._max_waiting = max_waiting
         self._text: Batcher[NDArray[np.int64], Embedding] = Batcher(
-            lambda rows: _embed_rows(encoder.encode_text(_pad(rows, pad_token_id)), len(rows)),
+            lambda rows: _embed_rows(encoder.encode_text(pad(rows, pad_token_id)), len(rows)),
             group_of=lambda row: _bucket(len(row)),
             max_batch=max_batch,
             is_of_one=_is_of_one,
@@ -82,7 +85,8 @@ class BatchingEncoder:
 
     async def encode_text(self, token_ids: TokenIds) -> Embeddings:
         self._require_room(self._text, len(token_ids))
-        return np.stack(await self._text.submit(list(token_ids)))
+        rows = [_unpad(row, self._pad_token_id) for row in token_ids]
+        return np.stack(await self._text.submit(rows))
 
     async def encode_image(self, pixels: Pixels) -> Embeddings:
         self._require_room(self._image, len(pixels))
@@ -122,9 +126,8 @@ def pad_to_bucket(token_ids: TokenIds, pad_token_id: int, max_tokens: int) -> To
     return np.pad(token_ids, ((0, 0), (0, padding)), constant_values=pad_token_id)
 
 
-def _pad(rows: Sequence[NDArray[np.int64]], pad_token_id: int) -> TokenIds:
-    """(t_i,) int64 each -> (n, max t) int64, filled up with the padding token."""
-    padded = np.full((len(rows), max(map(len, rows))), pad_token_id, dtype=np.int64)
-    for row, text in zip(padded, rows, strict=True):
-        row[: len(text)] = text
-    return padded
+def _unpad(row: NDArray[np.int64], pad_token_id: int) -> NDArray[np.int64]:
+    """(t,) int64 -> its beginning without the padding at its end, but for one such token: it may be
+    the end token."""
+    used = np.flatnonzero(row != pad_token_id)
+    return row[: used[-1] + 2] if len(used) else row[:1]

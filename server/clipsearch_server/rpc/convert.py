@@ -5,15 +5,9 @@ Every function is pure. What is wrong with a field raises InvalidRequest with th
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
 import json
-import math
 import re
-import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -22,23 +16,20 @@ from google.protobuf.struct_pb2 import Struct
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch_server.adding import AddedImage, AddOutcome, NewImage
-from clipsearch_server.engine import TextHits
 from clipsearch_server.errors import InvalidRequest
 from clipsearch_server.model import ModelCard
 from clipsearch_server.ports import ImagePage, JsonValue, Metadata, StoredImage
 from clipsearch_server.rpc.fetch_headers import fetch_headers
+from clipsearch_server.rpc.page_tokens import bad_token, decode_token, encode_token
 
 MAX_LIMIT = 1000
 DEFAULT_PAGE_SIZE = 100
-MAX_TEXT_BYTES = 65_536
 MAX_URI_BYTES = 2_048
 MAX_METADATA_BYTES = 16_384
 # protobuf reads 100 messages within each other; a level of metadata is two or three of them, and
-# what answers with it wraps it in up to four.
+# what answers with it wraps it in up to five.
 MAX_METADATA_DEPTH = 16
 MAX_ITEM_ID_BYTES = 256
-# A page token names ranks up to here. Searching deeper costs the index more than it gives a person.
-MAX_OFFSET = 10_000
 
 _UUID = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}", re.I)
 
@@ -50,30 +41,16 @@ _OUTCOMES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextQuery:
-    """A checked QueryTextRequest."""
-
-    text: str
-    limit: int
-    offset: int
-    score_threshold: float | None
-
-
 def new_image(request: pb.AddImageRequest) -> NewImage:
     """Checks a request to add an image."""
     source = request.WhichOneof("source")
     if source is None:
         raise InvalidRequest("source", "set url or content: one of them is the image")
-    if source == "url" and not request.url:
-        raise InvalidRequest("url", "is empty; give an http or https URL", reason="URL_MALFORMED")
     content = request.content if source == "content" else None  # each reading makes a copy
-    if content == b"":
-        raise InvalidRequest(
-            "content",
-            "is empty; give the bytes of a JPEG, PNG, WEBP or GIF",
-            reason="IMAGE_FORMAT_UNSUPPORTED",
-        )
+    if content is None:
+        check_url("url", request.url)
+    else:
+        check_content("content", content)
     if request.fetch_headers and source != "url":
         raise InvalidRequest("fetch_headers", "are for the host of a url; leave them out")
     check_bytes("uri", request.uri, MAX_URI_BYTES)
@@ -85,22 +62,6 @@ def new_image(request: pb.AddImageRequest) -> NewImage:
         metadata=metadata_of(request.metadata) if request.HasField("metadata") else {},
         fetch_headers=fetch_headers(request.fetch_headers),
         create_time=_create_time(request) if request.HasField("create_time") else None,
-    )
-
-
-def text_query(request: pb.QueryTextRequest, *, default_limit: int) -> TextQuery:
-    """Checks a request to find images by a text."""
-    if not request.text.strip():
-        raise InvalidRequest("text", "is empty; describe the image to find")
-    check_bytes("text", request.text, MAX_TEXT_BYTES)
-    threshold = request.score_threshold if request.HasField("score_threshold") else None
-    if threshold is not None and not -1 <= threshold <= 1:  # NaN is out of range too
-        raise InvalidRequest("score_threshold", "must be a number from -1 to 1")
-    return TextQuery(
-        text=request.text,
-        limit=page_limit("limit", request.limit, default=default_limit),
-        offset=_offset_of(request) if request.page_token else 0,
-        score_threshold=threshold,
     )
 
 
@@ -134,9 +95,9 @@ def list_start(page_token: str) -> UUID | None:
     """Reads where a page of images starts."""
     if not page_token:
         return None
-    raw = _decode_token(page_token)
+    raw = decode_token(page_token)
     if len(raw) != 16:
-        raise _bad_token()
+        raise bad_token()
     return UUID(bytes=raw)
 
 
@@ -148,26 +109,10 @@ def add_response(added: AddedImage) -> pb.AddImageResponse:
     )
 
 
-def query_text_response(
-    request: pb.QueryTextRequest, query: TextQuery, found: TextHits
-) -> pb.QueryTextResponse:
-    response = pb.QueryTextResponse(
-        hits=[pb.Hit(image=image(hit.image), score=hit.score) for hit in found.hits],
-        token_count=found.token_count,
-        text_truncated=found.text_truncated,
-    )
-    next_offset = query.offset + len(found.hits)
-    if found.has_more and next_offset < MAX_OFFSET:
-        response.next_page_token = _encode_token(
-            struct.pack(">I", next_offset) + _query_digest(request)
-        )
-    return response
-
-
 def list_response(page: ImagePage, total: int) -> pb.ListImagesResponse:
     return pb.ListImagesResponse(
         images=[image(stored) for stored in page.images],
-        next_page_token=_encode_token(page.next_id.bytes) if page.next_id else "",
+        next_page_token=encode_token(page.next_id.bytes) if page.next_id else "",
         total_size=total,
     )
 
@@ -245,41 +190,21 @@ def _depth(value: JsonValue) -> int:
     return 0
 
 
+def check_url(name: str, url: str) -> None:
+    if not url:
+        raise InvalidRequest(name, "is empty; give an http or https URL", reason="URL_MALFORMED")
+
+
+def check_content(name: str, content: bytes) -> None:
+    if not content:
+        raise InvalidRequest(
+            name,
+            "is empty; give the bytes of a JPEG, PNG, WEBP or GIF",
+            reason="IMAGE_FORMAT_UNSUPPORTED",
+        )
+
+
 def check_bytes(name: str, value: str, limit: int) -> None:
     size = len(value.encode())
     if size > limit:
         raise InvalidRequest(name, f"is {size} bytes; at most {limit} are taken")
-
-
-def _offset_of(request: pb.QueryTextRequest) -> int:
-    raw = _decode_token(request.page_token)
-    if len(raw) != 12 or raw[4:] != _query_digest(request):
-        raise _bad_token()
-    (offset,) = struct.unpack(">I", raw[:4])
-    if offset >= MAX_OFFSET:
-        raise _bad_token()
-    return int(offset)
-
-
-def _query_digest(request: pb.QueryTextRequest) -> bytes:
-    """8 bytes that bind a page token to its query: everything but the page's size."""
-    threshold = request.score_threshold if request.HasField("score_threshold") else math.nan
-    bound = repr((request.text, threshold, request.collection))
-    return hashlib.sha256(bound.encode()).digest()[:8]
-
-
-def _encode_token(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode("ascii").rstrip("=")
-
-
-def _decode_token(token: str) -> bytes:
-    try:
-        return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise _bad_token() from None
-
-
-def _bad_token() -> InvalidRequest:
-    return InvalidRequest(
-        "page_token", "is not the next_page_token of this request; start again without one"
-    )

@@ -18,6 +18,7 @@ class ServiceOptions:
     """What the service tells its callers, and the bounds it sets them."""
 
     default_limit: int
+    near_duplicate_similarity: float  # of images that are nearly the same: a cosine
     max_in_flight_per_stream: int
     memory: Budget  # bytes of the images that are being added
     info: pb.GetServerInfoResponse  # but for models, collections and what runs them

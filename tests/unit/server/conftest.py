@@ -20,6 +20,7 @@ from clipsearch.v1.image_search_pb2_grpc import (
 from clipsearch_server.adding import Duplicates, ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog
+from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.loaded_model import LoadedModel, LoadedModels
 from clipsearch_server.model import ModelCard
@@ -27,7 +28,10 @@ from clipsearch_server.ports import CollectionSpec, ImageDecoder
 from clipsearch_server.rpc.interceptors import CallInterceptor
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
+from clipsearch_server.searching import ImageSearcher
+from clipsearch_server.stored import StoredImages
 from clipsearch_server.text import Tokenizer
+from clipsearch_server.text_embedding import TextEmbedder
 from fake_qdrant import FakeQdrant
 from fakes import FakeEncoder, FakeFetcher, FakeIndex, FakeStore, InProcessDecoder
 
@@ -90,6 +94,12 @@ def duplicates() -> Duplicates:
 
 
 @pytest.fixture
+def prompt_templates() -> tuple[str, ...]:
+    """The collection's own; a test may parametrise it."""
+    return ()
+
+
+@pytest.fixture
 def engine(
     encoder: FakeEncoder,
     index: FakeIndex,
@@ -99,24 +109,25 @@ def engine(
     executor: ThreadPoolExecutor,
     memory: Budget,
     duplicates: Duplicates,
+    prompt_templates: tuple[str, ...],
 ) -> SearchEngine:
-    adder = ImageAdder(
+    images = ImageEmbedder(
         encoder=encoder,
-        index=index,
         fetcher=fetcher,
         decoder=decoder,
         executor=executor,
         max_image_bytes=100_000,
         max_decoded=8,
         memory=memory,
-        duplicates=duplicates,
     )
+    texts = TextEmbedder(encoder=encoder, tokenizer=tokenizer, executor=executor, max_rows=64)
     return SearchEngine(
-        encoder=encoder,
-        index=index,
-        adder=adder,
-        tokenizer=tokenizer,
-        executor=executor,
+        adder=ImageAdder(embedder=images, index=index, duplicates=duplicates),
+        searcher=ImageSearcher(texts=texts, images=images, index=index, executor=executor),
+        texts=texts,
+        collection="images-1",
+        model_fingerprint="c" * 64,
+        prompt_templates=prompt_templates,
     )
 
 
@@ -146,6 +157,11 @@ def spec_of(card: ModelCard) -> CollectionSpec:
 
 
 @pytest.fixture
+def stored(index: FakeIndex) -> StoredImages:
+    return StoredImages("images-1", spec_of(a_card()), index)
+
+
+@pytest.fixture
 def store(index: FakeIndex) -> FakeStore:
     return FakeStore("images", spec_of(a_card()), index)
 
@@ -165,7 +181,7 @@ def catalog(store: FakeStore, models: LoadedModels, engine: SearchEngine) -> Cat
         models,
         default="images",
         max_collections=4,
-        engine_maker=lambda name, model, index: lambda prompt_templates: engine,
+        engine_maker=lambda name, fingerprint, index: lambda prompt_templates: engine,
     )
 
 
@@ -176,6 +192,7 @@ async def serving(
     """A channel to a server on loopback."""
     options = ServiceOptions(
         default_limit=2,
+        near_duplicate_similarity=0.97,
         max_in_flight_per_stream=4,
         memory=memory,
         info=pb.GetServerInfoResponse(version="1.2.3"),

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipsearch.v1 import image_search_pb2 as pb
-from clipsearch_server.engine import ScoredImage, Stages, TextHits
 from clipsearch_server.errors import InvalidRequest
 from clipsearch_server.ports import ImagePage, StoredImage
 from clipsearch_server.rpc import convert
@@ -31,26 +30,6 @@ IMAGE = StoredImage(
     create_time=datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC),
     update_time=datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC),
 )
-
-
-def query(text: str = "a cat", limit: int = 5, **more: object) -> pb.QueryTextRequest:
-    return pb.QueryTextRequest(text=text, limit=limit, **more)
-
-
-def hits(count: int, *, has_more: bool) -> TextHits:
-    return TextHits(
-        hits=[ScoredImage(IMAGE, 0.5)] * count,
-        has_more=has_more,
-        token_count=4,
-        text_truncated=False,
-        stages=Stages(),
-    )
-
-
-def next_token(request: pb.QueryTextRequest, count: int = 5, *, has_more: bool = True) -> str:
-    checked = convert.text_query(request, default_limit=5)
-    found = hits(count, has_more=has_more)
-    return convert.query_text_response(request, checked, found).next_page_token
 
 
 def struct(**values: object) -> Struct:
@@ -77,69 +56,10 @@ def test_a_bad_add_names_its_field(request_: pb.AddImageRequest, field: str) -> 
     assert caught.value.field == field
 
 
-@pytest.mark.parametrize(
-    ("request_", "field"),
-    [
-        (query(""), "text"),
-        (query(" \n\t"), "text"),
-        (query("é" * 40_000), "text"),
-        (query(limit=-1), "limit"),
-        (query(score_threshold=1.5), "score_threshold"),
-        (query(score_threshold=float("nan")), "score_threshold"),
-        (query(page_token="!"), "page_token"),
-        (query(page_token="AAAA"), "page_token"),
-    ],
-)
-def test_a_bad_query_names_its_field(request_: pb.QueryTextRequest, field: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        convert.text_query(request_, default_limit=5)
-    assert caught.value.field == field
-
-
-@pytest.mark.parametrize(("limit", "expected"), [(0, 5), (1, 1), (1000, 1000), (10**9, 1000)])
-def test_the_limit_has_a_default_and_is_coerced(limit: int, expected: int) -> None:
-    assert convert.text_query(query(limit=limit), default_limit=5).limit == expected
-
-
-def test_a_threshold_of_zero_is_a_threshold() -> None:
-    assert convert.text_query(query(), default_limit=5).score_threshold is None
-    assert convert.text_query(query(score_threshold=0), default_limit=5).score_threshold == 0
-
-
-def test_a_page_token_goes_on_where_the_page_ended() -> None:
-    token = next_token(query())
-    second = convert.text_query(query(page_token=token, limit=3), default_limit=5)
-    assert (second.offset, second.limit) == (5, 3)
-    token = next_token(query(page_token=token, limit=3), count=3)
-    assert convert.text_query(query(page_token=token), default_limit=5).offset == 8
-
-
-def test_the_last_page_has_no_token() -> None:
-    assert next_token(query(), count=2, has_more=False) == ""
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"text": "a dog"},
-        {"score_threshold": 0.1},
-        {"collection": "other"},
-    ],
-)
-def test_a_page_token_of_another_query_is_refused(other: dict[str, object]) -> None:
-    token = next_token(query())
-    request = pb.QueryTextRequest(**({"text": "a cat", "page_token": token} | other))
-    with pytest.raises(InvalidRequest) as caught:
-        convert.text_query(request, default_limit=5)
-    assert caught.value.field == "page_token"
-
-
 @given(st.text())
 def test_any_text_as_a_page_token_is_read_or_refused(token: str) -> None:
     with suppress(InvalidRequest):
         convert.list_start(token)
-    with suppress(InvalidRequest):
-        assert convert.text_query(query(page_token=token), default_limit=5).offset == 0
 
 
 @given(st.uuids())
@@ -183,25 +103,14 @@ def test_metadata_is_no_deeper_than_every_answer_can_hold() -> None:
 
     deepest = pb.AddImageRequest(content=b"x", metadata=nested(16))
     stored = replace(IMAGE, metadata=convert.new_image(deepest).metadata)
-    found = TextHits(
-        hits=[ScoredImage(stored, 0.5)],
-        has_more=False,
-        token_count=4,
-        text_truncated=False,
-        stages=Stages(),
+    response = pb.QueryTextsResponse(
+        results=[
+            pb.QueryTextsResult(
+                response=pb.QueryTextResponse(hits=[pb.Hit(image=convert.image(stored))])
+            )
+        ]
     )
-    response = convert.query_text_response(
-        query(), convert.text_query(query(), default_limit=5), found
-    )
-    assert pb.QueryTextResponse.FromString(response.SerializeToString()) == response
+    assert pb.QueryTextsResponse.FromString(response.SerializeToString()) == response
     with pytest.raises(InvalidRequest) as caught:
         convert.new_image(pb.AddImageRequest(content=b"x", metadata=nested(17)))
     assert caught.value.field == "metadata"
-
-
-def test_hits_end_at_the_offset_limit() -> None:
-    request = query(limit=1000)
-    for _ in range(9):
-        request.page_token = next_token(request, 1000)
-        assert request.page_token
-    assert not next_token(request, 1000)

@@ -16,11 +16,16 @@ from hypothesis import strategies as st
 
 from clipsearch_server.adding import AddedImage, AddOutcome, Duplicates, ImageAdder, NewImage
 from clipsearch_server.budget import Budget
+from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.ports import EmbeddedPage
+from clipsearch_server.searching import ImageSearcher
+from clipsearch_server.stored import StoredImages
 from clipsearch_server.text import Tokenizer
+from clipsearch_server.text_embedding import TextEmbedder
 from fakes import FakeEncoder, FakeFetcher, FakeIndex, InProcessDecoder
 from samples import png
+from searches import find
 
 URL = "https://example.com/red.png"
 OWN = UUID(int=7)
@@ -43,19 +48,19 @@ def new(
 
 @refusing
 async def test_a_duplicate_is_refused_whether_its_id_is_given_or_derived(
-    engine: SearchEngine, fetcher: FakeFetcher, encoder: FakeEncoder
+    engine: SearchEngine, stored: StoredImages, fetcher: FakeFetcher, encoder: FakeEncoder
 ) -> None:
     first = await engine.add(new(png("red")))
     fetcher.bodies[URL] = png("red")
     for twin in (await engine.add(new(url=URL)), await engine.add(new(png("red"), id=OWN))):
         assert twin == AddedImage(first.image, AddOutcome.DUPLICATE, first.image.id)
-    assert await engine.count() == 1
+    assert await stored.count() == 1
     assert encoder.images_embedded == 1
 
 
 @linking
 async def test_a_duplicate_is_linked_to_the_first_without_embedding_it(
-    engine: SearchEngine, fetcher: FakeFetcher, encoder: FakeEncoder
+    engine: SearchEngine, stored: StoredImages, fetcher: FakeFetcher, encoder: FakeEncoder
 ) -> None:
     first = await engine.add(new(png("red", (30, 20))))
     fetcher.bodies[URL] = png("red", (30, 20))
@@ -65,21 +70,23 @@ async def test_a_duplicate_is_linked_to_the_first_without_embedding_it(
     ):
         assert (twin.outcome, twin.duplicate_of) == (AddOutcome.DUPLICATE, first.image.id)
         assert twin.image.duplicate_of == first.image.id
-        assert await engine.get(twin.image.id) == twin.image
+        assert await stored.get(twin.image.id) == twin.image
         assert (twin.image.width_px, twin.image.height_px) == (30, 20)
         assert twin.image.media_type == "image/png"
-    assert (await engine.get(OWN)).uri == "mine"
+    assert (await stored.get(OWN)).uri == "mine"
     assert encoder.images_embedded == 1
-    found = await engine.query_text("red", limit=5)
+    found = await find(engine, "red", limit=5)
     assert len({hit.score for hit in found.hits}) == 1
     assert len(found.hits) == 3
 
 
 @linking
-async def test_a_link_whose_original_is_gone_is_the_next_original(engine: SearchEngine) -> None:
+async def test_a_link_whose_original_is_gone_is_the_next_original(
+    engine: SearchEngine, stored: StoredImages
+) -> None:
     first = await engine.add(new(png("red")))
     await engine.add(new(png("red"), id=OWN))
-    await engine.delete(first.image.id)
+    await stored.delete(first.image.id)
     third = await engine.add(new(png("red"), id=UUID(int=8)))
     assert third.duplicate_of == OWN
     # and an original that has another content by now is none
@@ -103,13 +110,13 @@ async def test_a_link_keeps_its_original_while_its_content_stays(engine: SearchE
 
 @allowing
 async def test_what_is_allowed_is_an_image_like_any(
-    engine: SearchEngine, encoder: FakeEncoder
+    engine: SearchEngine, stored: StoredImages, encoder: FakeEncoder
 ) -> None:
     await engine.add(new(png("red")))
     twin = await engine.add(new(png("red"), id=OWN))
     assert (twin.outcome, twin.duplicate_of) == (AddOutcome.ADDED, None)
     assert twin.image.duplicate_of is None
-    assert await engine.count() == 2
+    assert await stored.count() == 2
     assert encoder.images_embedded == 1
 
 
@@ -133,7 +140,7 @@ async def test_a_twin_that_vanishes_meanwhile_is_none(
     assert (added.outcome, added.duplicate_of) == (AddOutcome.ADDED, None)
     assert added.image.duplicate_of is None
     assert encoder.images_embedded == 3
-    found = await engine.query_text("red", limit=1)
+    found = await find(engine, "red", limit=1)
     assert found.hits[0].image.id == OWN
 
 
@@ -149,12 +156,16 @@ async def test_known_content_at_an_old_url_replaces_it(
     assert (again.outcome, again.duplicate_of) == (AddOutcome.REPLACED, None)
     assert again.image.duplicate_of == (other.image.id if duplicates == "link" else None)
     assert encoder.images_embedded == 2
-    assert not [hit for hit in (await engine.query_text("red", limit=2)).hits if hit.score > 0.9]
+    assert not [hit for hit in (await find(engine, "red", limit=2)).hits if hit.score > 0.9]
 
 
 @pytest.mark.parametrize("duplicates", ALL)
 async def test_a_hundred_at_once_of_one_content(
-    engine: SearchEngine, fetcher: FakeFetcher, encoder: FakeEncoder, duplicates: Duplicates
+    engine: SearchEngine,
+    stored: StoredImages,
+    fetcher: FakeFetcher,
+    encoder: FakeEncoder,
+    duplicates: Duplicates,
 ) -> None:
     urls = [f"https://example.com/{n}.png" for n in range(40)]
     fetcher.bodies = dict.fromkeys(urls, png("red"))
@@ -165,11 +176,11 @@ async def test_a_hundred_at_once_of_one_content(
     assert encoder.images_embedded == 1
     outcomes = [one.outcome for one in added]
     if duplicates == "refuse":
-        assert await engine.count() == 1
+        assert await stored.count() == 1
         assert len({one.image.id for one in added}) == 1
         assert outcomes.count(AddOutcome.ADDED) == 1
     else:
-        assert await engine.count() == 81  # by 40 URLs, 40 ids, and its own hash
+        assert await stored.count() == 81  # by 40 URLs, 40 ids, and its own hash
         assert outcomes.count(AddOutcome.UNCHANGED) == 19
     if duplicates == "link":
         assert len({one.duplicate_of for one in added if one.duplicate_of}) == 1
@@ -220,23 +231,23 @@ def an_engine(
     memory = Budget(1000)
     fetcher = FakeFetcher(memory)
     with InThisThread() as executor:
-        adder = ImageAdder(
-            encoder=FakeEncoder(),
-            index=index,
+        encoder = FakeEncoder()
+        images = ImageEmbedder(
+            encoder=encoder,
             fetcher=fetcher,
             decoder=InProcessDecoder(size_px=4, max_pixels=1000),
             executor=executor,
             max_image_bytes=1000,
             max_decoded=4,
             memory=memory,
-            duplicates=duplicates,
         )
+        texts = TextEmbedder(encoder=encoder, tokenizer=tokenizer, executor=executor)
         engine = SearchEngine(
-            encoder=FakeEncoder(),
-            index=index,
-            adder=adder,
-            tokenizer=tokenizer,
-            executor=executor,
+            adder=ImageAdder(embedder=images, index=index, duplicates=duplicates),
+            searcher=ImageSearcher(texts=texts, images=images, index=index, executor=executor),
+            texts=texts,
+            collection="images-1",
+            model_fingerprint="c" * 64,
         )
         yield engine, fetcher
 
@@ -275,15 +286,16 @@ def test_outcomes_are_those_of_a_simple_model(
             else:
                 assert added.image.id == image_id
                 stored[image_id] = value
-        images = (await engine.list(limit=100)).images
+        images = (await index.list(limit=100)).images
         assert {image.id for image in images} == stored.keys()
         for image in images:
             colour, url, uri = stored[image.id]
             assert (image.url, image.uri) == (url, uri)
-            hits = (await engine.query_text(colour, limit=100)).hits
+            hits = (await find(engine, colour, limit=100)).hits
             assert next(hit.score for hit in hits if hit.image.id == image.id) > 0.9
 
-    with an_engine(duplicates, FakeIndex(), tokenizer) as (engine, fetcher):
+    index = FakeIndex()
+    with an_engine(duplicates, index, tokenizer) as (engine, fetcher):
         asyncio.run(check())
 
 
@@ -311,7 +323,7 @@ def test_however_adds_interleave_one_point_a_content_is_left(
 
     async def check() -> None:
         added = await asyncio.gather(*(engine.add(image(*each)) for each in adds))
-        images = (await engine.list(limit=100)).images
+        images = (await index.list(limit=100)).images
         contents = {hashlib.sha256(png(colour)).hexdigest() for colour, *_ in adds}
         assert sorted(image.sha256 for image in images) == sorted(contents)
         firsts = [one for one in added if one.outcome is AddOutcome.ADDED]
@@ -320,5 +332,6 @@ def test_however_adds_interleave_one_point_a_content_is_left(
         for (colour, *_), one in zip(adds, added, strict=True):
             assert one.image.sha256 == hashlib.sha256(png(colour)).hexdigest()
 
-    with an_engine("refuse", PausingIndex(pauses), tokenizer) as (engine, fetcher):
+    index = PausingIndex(pauses)
+    with an_engine("refuse", index, tokenizer) as (engine, fetcher):
         asyncio.run(check())

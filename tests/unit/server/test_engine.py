@@ -17,8 +17,10 @@ from clipsearch_server.errors import (
     InvalidImage,
     SourceFailed,
 )
+from clipsearch_server.stored import StoredImages
 from fakes import FakeEncoder, FakeFetcher, FakeIndex
 from samples import png
+from searches import find
 
 URL = "https://example.com/red.png"
 
@@ -37,17 +39,16 @@ def new(
 async def test_a_text_finds_the_image_it_describes(engine: SearchEngine) -> None:
     for colour in ("red", "green", "blue"):
         await engine.add(new(png(colour), uri=colour))
-    found = await engine.query_text("green", limit=2)
+    found = await find(engine, "green", limit=2)
     assert found.hits[0].image.uri == "green"
     assert found.hits[0].score == pytest.approx(1.0, abs=1e-3)
-    assert found.has_more
-    assert list(found.stages.seconds) == ["tokenise", "embed", "search"]
+    assert found.next is not None
 
 
-async def test_what_is_stored_is_what_was_given(engine: SearchEngine) -> None:
+async def test_what_is_stored_is_what_was_given(engine: SearchEngine, stored: StoredImages) -> None:
     added = await engine.add(new(png("red", (20, 10)), uri="mine", name="Red"))
     assert added.outcome is AddOutcome.ADDED
-    image = await engine.get(added.image.id)
+    image = await stored.get(added.image.id)
     assert image == added.image
     assert (image.width_px, image.height_px, image.media_type) == (20, 10, "image/png")
     assert (image.uri, image.url, image.metadata) == ("mine", "", {"name": "Red"})
@@ -67,7 +68,7 @@ async def test_the_id_follows_from_the_url_or_the_content(
 
 
 async def test_adding_again_changes_nothing_and_embeds_nothing(
-    engine: SearchEngine, encoder: FakeEncoder
+    engine: SearchEngine, stored: StoredImages, encoder: FakeEncoder
 ) -> None:
     first = await engine.add(new(png("red"), name="a"))
     embedded = encoder.images_embedded
@@ -75,11 +76,11 @@ async def test_adding_again_changes_nothing_and_embeds_nothing(
     assert again.outcome is AddOutcome.UNCHANGED
     assert again.image == first.image
     assert encoder.images_embedded == embedded
-    assert await engine.count() == 1
+    assert await stored.count() == 1
 
 
 async def test_new_metadata_replaces_and_keeps_the_creation_time(
-    engine: SearchEngine, encoder: FakeEncoder
+    engine: SearchEngine, stored: StoredImages, encoder: FakeEncoder
 ) -> None:
     first = await engine.add(new(png("red"), name="a"))
     again = await engine.add(new(png("red"), name="b"))
@@ -87,9 +88,9 @@ async def test_new_metadata_replaces_and_keeps_the_creation_time(
     assert again.image.metadata == {"name": "b"}
     assert again.image.create_time == first.image.create_time
     assert again.image.update_time > first.image.update_time
-    assert await engine.count() == 1
+    assert await stored.count() == 1
     assert encoder.images_embedded == 1  # the content was embedded already
-    found = await engine.query_text("red", limit=1)
+    found = await find(engine, "red", limit=1)
     assert found.hits[0].score == pytest.approx(1.0, abs=1e-3)
 
 
@@ -101,18 +102,18 @@ async def test_new_bytes_at_an_old_url_replace_it(
     fetcher.bodies[URL] = png("blue")
     again = await engine.add(new(url=URL))
     assert again.outcome is AddOutcome.REPLACED
-    found = await engine.query_text("blue", limit=1)
+    found = await find(engine, "blue", limit=1)
     assert found.hits[0].image.id == again.image.id
     assert found.hits[0].score == pytest.approx(1.0, abs=1e-3)
 
 
 @pytest.mark.parametrize("content", [b"just text", png("red")[:50], b"x" * 200_000, b"GIF89a", b""])
 async def test_what_is_no_image_is_refused_and_nothing_is_stored(
-    engine: SearchEngine, content: bytes
+    engine: SearchEngine, stored: StoredImages, content: bytes
 ) -> None:
     with pytest.raises(InvalidImage):
         await engine.add(new(content))
-    assert await engine.count() == 0
+    assert await stored.count() == 0
 
 
 async def test_a_failure_on_the_way_stores_nothing(
@@ -126,40 +127,20 @@ async def test_a_failure_on_the_way_stores_nothing(
     assert await index.count() == 0
 
 
-async def test_pages_follow_each_other(engine: SearchEngine) -> None:
-    for shade in range(7):
-        await engine.add(new(png(f"#{255 - 20 * shade:02x}0000"), uri=str(shade)))
-        await engine.add(new(png(f"#{200 - 20 * shade:02x}30{shade:02x}"), uri=f"x{shade}"))
-    whole = await engine.query_text("red", limit=14)
-    assert not whole.has_more
-    pages = [await engine.query_text("red", limit=5, offset=offset) for offset in (0, 5, 10)]
-    assert [hit.image.id for page in pages for hit in page.hits] == [
-        hit.image.id for hit in whole.hits
-    ]
-    assert [page.has_more for page in pages] == [True, True, False]
-
-
-async def test_a_long_text_is_cut_and_says_so(engine: SearchEngine) -> None:
-    found = await engine.query_text("red " * 1000, limit=1)
-    assert found.text_truncated
-    assert found.token_count == 8
-    assert not (await engine.query_text("red", limit=1)).text_truncated
-
-
-async def test_a_deleted_image_is_gone(engine: SearchEngine) -> None:
+async def test_a_deleted_image_is_gone(engine: SearchEngine, stored: StoredImages) -> None:
     added = await engine.add(new(png("red")))
-    await engine.delete(added.image.id)
-    for call in (engine.get, engine.delete):
+    await stored.delete(added.image.id)
+    for call in (stored.get, stored.delete):
         with pytest.raises(ImageNotFound):
             await call(added.image.id)
-    assert not (await engine.query_text("red", limit=1)).hits
+    assert not (await find(engine, "red", limit=1)).hits
 
 
-async def test_many_at_once_are_all_stored(engine: SearchEngine) -> None:
+async def test_many_at_once_are_all_stored(engine: SearchEngine, stored: StoredImages) -> None:
     contents = [png(f"#{n:02x}00{255 - n:02x}") for n in range(50)]
     added = await asyncio.gather(*(engine.add(new(content)) for content in contents))
     assert len({result.image.id for result in added}) == 50
-    assert await engine.count() == 50
+    assert await stored.count() == 50
 
 
 async def test_true_is_not_one(engine: SearchEngine) -> None:

@@ -107,7 +107,7 @@ async def test_the_server_says_what_it_is(service: Stub) -> None:
     await service.AddImage(pb.AddImageRequest(content=png("red")))
     info = await service.GetServerInfo(pb.GetServerInfoRequest())
     assert info.version == "1.2.3"
-    assert [(each.name, each.image_count) for each in info.collections] == [("images", 1)]
+    assert [(each.name, each.image_count) for each in info.collections] == [("images-1", 1)]
 
 
 @pytest.mark.parametrize(
