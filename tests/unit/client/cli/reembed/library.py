@@ -51,6 +51,7 @@ class Library:
         self.aliases: dict[str, str] = {}
         self.web: dict[str, bytes] = {}
         self.duplicates = "refuse"
+        self.failing: dict[str, list[Any]] = {}  # the errors that adding an id gets first
         self.sent: list[pb.AddImageRequest] = []
         self.before: Callable[[str], None] = lambda method: None
         self.lock = RLock()
@@ -208,9 +209,11 @@ class Library:
             with self.lock:
                 self.before("AddImages")
                 self.sent.append(item.request)
-                response = self.put(item.request.collection, item.request)
+                failures = self.failing.get(item.request.id)
+                error = failures.pop(0) if failures else None
+                response = None if error else self.put(item.request.collection, item.request)
             if response is None:
-                yield pb.AddImagesResponse(item_id=item.item_id, error=_AWAY)
+                yield pb.AddImagesResponse(item_id=item.item_id, error=error or _AWAY)
             else:
                 yield pb.AddImagesResponse(item_id=item.item_id, response=response)
 

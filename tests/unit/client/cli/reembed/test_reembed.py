@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 from typer.testing import Result
 
 from clipsearch.v1 import image_search_pb2 as pb
 from unit.client.cli.reembed.library import NEW, OLD, Library, embedding_of, id_of
+from unit.client.scripted_service import ScriptedService, make_status
 
 Run = Callable[..., Result]
 
@@ -278,3 +283,59 @@ def test_after_a_switch_that_a_crash_followed_the_rest_can_be_had(
     assert result.exit_code == 0, result.stderr
     assert library.images["images-2"].keys() == {id_of(it) for it in (1, 2, 3, 4)}
     assert library.images["images-2"][id_of(2)].uri == "changed since"
+
+
+def test_what_others_change_in_the_new_one_at_the_last_moment_stays(
+    library: Library, run: Run
+) -> None:
+    by_url(library, 1)
+
+    def write(method: str) -> None:
+        if method == "SetAlias":  # what the command has yet to bring over
+            by_url(library, 1, uri="before the switch")
+        elif method == "GetImage":
+            by_url(library, 1, uri="after the switch")
+
+    library.before = write
+    assert run(*REEMBED, "--settle", "0").exit_code == 0
+    assert library.images["images-1"][id_of(1)].uri == "before the switch"
+    assert library.images["images-2"][id_of(1)].uri == "after the switch"
+
+
+def test_ctrl_c_switches_nothing_and_says_how_to_go_on(
+    library: Library, service: ScriptedService
+) -> None:
+    """In a process of its own, since the signal is the point."""
+    for number in range(5):
+        by_url(library, number)
+    process: subprocess.Popen[str]
+
+    def interrupt(method: str) -> None:
+        if method == "AddImages" and len(library.sent) == 2:
+            process.send_signal(signal.SIGINT)
+
+    library.before = interrupt
+    command = ("--server", service.target, *REEMBED, "--max-in-flight", "1")
+    with library.lock:  # until the process is known
+        process = subprocess.Popen(
+            [sys.executable, "-m", "clipsearch", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "copied" in stdout
+    assert "stopped before the end; the same command goes on from here" in stdout
+    assert library.aliases == {"images": "images-1"}
+
+
+def test_a_server_that_is_overloaded_is_waited_for(library: Library, run: Run) -> None:
+    for number in range(3):
+        by_url(library, number)
+    busy = make_status(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much to do", "SERVER_OVERLOADED")
+    library.failing = {id_of(1): [busy, busy]}
+    result = run(*REEMBED, "--settle", "0")
+    assert result.exit_code == 0, result.output
+    assert library.facts("images-2") == library.facts("images-1")
+    assert "3 copied" in result.stdout
