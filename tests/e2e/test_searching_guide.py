@@ -69,7 +69,6 @@ def run(command: str, server: str) -> str:
     is_wrong = "=>" in command
     assert done.exit_code == (2 if is_wrong else 0), f"{command}\n{done.output}"
     if arguments[0] == "query" and not is_wrong:
-        assert re.search(r"^ *1 +-?[01]\.\d{3} ", done.stdout, re.MULTILINE), (
-            f"{command}\n{done.output}"
-        )
+        has_hits = re.search(r"^ *1 +-?[01]\.\d{3} ", done.stdout, re.MULTILINE)
+        assert has_hits, f"{command}\n{done.output}"
     return re.sub(r"^\u2502 (.*?) *\u2502$", r"\1", done.output, flags=re.MULTILINE)

@@ -52,7 +52,8 @@ def show_hits(result: QueryResult, *, is_first_page: bool, counts_alike: bool) -
     if result.cut_off is not None:
         stderr.print(f"left out what scored below {result.cut_off:.3f}")
     if result.next_page_token:
-        typer.echo(f"more hits: --page-token {result.next_page_token}", err=True)
+        # In one piece, however narrow the terminal is: it is there to be copied.
+        typer.echo(f"more hits: --page-token {visible(result.next_page_token)}", err=True)
 
 
 def show_texts(results: Iterable[TextResult]) -> int:
