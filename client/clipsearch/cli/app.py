@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from clipsearch.cli import add, images, info, transfer
+from clipsearch.cli import add, collections, images, info, transfer
 from clipsearch.cli.index import command as index
 from clipsearch.cli.output import show_everything
 from clipsearch.cli.query import command as query
+from clipsearch.cli.reembed import command as reembed
 from clipsearch.cli.session import DEFAULT_SERVER, Server
 
 _EPILOG = """
@@ -99,10 +100,12 @@ def _options(
 
 app.command()(add.add)
 app.command()(index.index)
+app.command()(reembed.reembed)
 app.command()(query.query)
 app.command()(images.get)
 app.command(name="list")(images.list_images)
 app.command()(images.delete)
 app.command()(transfer.dump)
 app.command()(transfer.load)
+app.add_typer(collections.app, name="collections")
 app.command()(info.info)

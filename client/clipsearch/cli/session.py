@@ -54,6 +54,18 @@ class Server:
     tls: bool
     ca_file: Path | None
 
+    @property
+    def command(self) -> list[str]:
+        """The words with which a command for this server begins."""
+        words = ["clipsearch"]
+        if self.target != DEFAULT_SERVER:
+            words += ["--server", self.target]
+        if self.ca_file is not None:
+            words += ["--ca", str(self.ca_file)]
+        elif self.tls:
+            words.append("--tls")
+        return words
+
 
 def _nothing() -> None:
     pass

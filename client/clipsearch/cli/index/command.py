@@ -24,7 +24,7 @@ from clipsearch.cli.index.run import Places, Run
 from clipsearch.cli.index.sender import Sending
 from clipsearch.cli.options import CollectionOption, HeaderOption, JsonOption, parse_headers
 from clipsearch.cli.output import show_error
-from clipsearch.cli.session import DEFAULT_SERVER, ExitCode, Server, connect
+from clipsearch.cli.session import ExitCode, Server, connect
 
 
 def index(
@@ -184,14 +184,7 @@ def _places(
 
 def _retry_command(server: Server, places: Places, sending: Sending) -> str:
     """What the user types to send what failed again; the values of headers are not repeated."""
-    words = ["clipsearch"]
-    if server.target != DEFAULT_SERVER:
-        words += ["--server", server.target]
-    if server.ca_file is not None:
-        words += ["--ca", str(server.ca_file)]
-    elif server.tls:
-        words.append("--tls")
-    words += ["index", "--retry", str(places.failures)]
+    words = [*server.command, "index", "--retry", str(places.failures)]
     if places.journal != _places(None, places.failures, None, None).journal:
         words += ["--journal", str(places.journal)]
     if sending.collection:

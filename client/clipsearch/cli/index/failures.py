@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 from clipsearch.cli.index.entry import Entry, Failure, FormatError, Member, from_json
-from clipsearch.cli.index.journal import Journal, Record, naming
+from clipsearch.cli.index.journal import Record, naming
 from clipsearch.cli.index.webdataset import DAMAGED, open_members
 
 SUFFIX = ".clipsearch-failures.jsonl"
@@ -77,11 +77,8 @@ def is_replaceable(file: Path) -> bool:
     return not head or head.replace(b" ", b"").startswith(b'{"key":')
 
 
-def write_failures(
-    file: Path, source: str, journal: Journal, is_wanted: Callable[[str], bool]
-) -> int:
-    """Writes the failures in the journal whose keys are wanted, and returns how many there are; if
-    there are none, there is no file.
+def write_failures(file: Path, source: str, failures: Iterable[Record]) -> int:
+    """Writes failures, and returns how many there are; if there are none, there is no file.
 
     The file is replaced as a whole. Raises OSError.
     """
@@ -89,8 +86,8 @@ def write_failures(
     count = 0
     try:
         with naming(part), part.open("w", encoding="ascii") as stream:
-            for record in journal.failures():
-                if record.failure is not None and is_wanted(record.key):
+            for record in failures:
+                if record.failure is not None:
                     stream.write(json.dumps(_facts(record, record.failure, source)) + "\n")
                     count += 1
             stream.flush()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from threading import Condition, Event, Thread
 from types import TracebackType
-from typing import Self
+from typing import Generic, Protocol, Self, TypeVar
 
 from clipsearch import AddOutcome
 from clipsearch.cli.index.entry import (
     Entry,
-    EntrySource,
     Failure,
     content_of,
     slim,
@@ -81,22 +80,31 @@ class Reader:
         return Parcel(entry=slim(entry), stamp=stamp, content=content, id=image_id)
 
 
-class ReadAhead:
-    """The parcels of a source, in its order; entering starts the thread, leaving ends it.
+class Readable(Protocol):
+    """What was read: the content counts for how far ahead there is room to read."""
+
+    content: bytes | None
+
+
+S = TypeVar("S")
+P = TypeVar("P", bound=Readable)
+
+
+class ReadAhead(Generic[S, P]):
+    """What is read of a source, in its order; entering starts the thread, leaving ends it.
 
     Iterating raises what the source raised, and ends early once ``stopping`` is set.
     """
 
-    def __init__(
-        self, source: EntrySource, read: Callable[[Entry], Parcel], stopping: Event
-    ) -> None:
+    def __init__(self, source: Iterable[S], read: Callable[[S], P], stopping: Event) -> None:
         self._source = source
         self._read = read
         self._stopping = stopping
         self._changed = Condition()
-        self._parcels: deque[Parcel] = deque()
+        self._parcels: deque[P] = deque()
         self._bytes = 0
         self._ended = False
+        self._is_left = False
         self._error: Exception | None = None
         self._thread = Thread(target=self._run, daemon=True)
 
@@ -110,10 +118,10 @@ class ReadAhead:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stopping.set()
+        self._is_left = True
         self._thread.join(timeout=5)  # a file system that hangs must not hold up the end
 
-    def __iter__(self) -> Iterator[Parcel]:
+    def __iter__(self) -> Iterator[P]:
         while True:
             with self._changed:
                 if not self._wait_for(lambda: bool(self._parcels or self._ended)):
@@ -129,8 +137,8 @@ class ReadAhead:
 
     def _run(self) -> None:
         try:
-            for entry in self._source:
-                if not self._put(self._read(entry)):
+            for item in self._source:
+                if not self._put(self._read(item)):
                     return
         except Exception as error:  # raised where the parcels are taken
             self._error = error
@@ -139,7 +147,7 @@ class ReadAhead:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _put(self, parcel: Parcel) -> bool:
+    def _put(self, parcel: P) -> bool:
         """Waits for room; returns False if nobody will take the parcel."""
         size = len(parcel.content or b"")
         with self._changed:
@@ -152,7 +160,7 @@ class ReadAhead:
 
     def _wait_for(self, condition: Callable[[], bool]) -> bool:
         """Waits, and returns False if that was stopped."""
-        while not self._stopping.is_set():
+        while not (self._stopping.is_set() or self._is_left):
             # A signal's handler may set the event, and may not take the lock to notify us.
             if self._changed.wait_for(condition, timeout=_POLL_S):
                 return True

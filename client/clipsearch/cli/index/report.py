@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
@@ -72,7 +72,11 @@ class Meter:
 class Report:
     """Tells of each image as JSON if asked to, and of all of them on stderr while they are sent."""
 
-    def __init__(self, verb: str, total: int | None, *, as_json: bool) -> None:
+    def __init__(
+        self, verb: str, total: int | None, *, as_json: bool, order: Sequence[str] = _ORDER
+    ) -> None:
+        """``order`` has the outcomes there are, as they are counted for the reader."""
+        self._order = order
         self.meter = Meter(total)
         self.counts: Counter[str] = Counter()
         self._verb = verb
@@ -143,7 +147,7 @@ class Report:
         return f"{self._trouble}  {counts}" if self._trouble else counts
 
     def counted(self) -> str:
-        counts = ((outcome, self.counts[outcome]) for outcome in _ORDER)
+        counts = ((outcome, self.counts[outcome]) for outcome in self._order)
         return ", ".join(f"{count:,} {outcome}" for outcome, count in counts if count)
 
     @property

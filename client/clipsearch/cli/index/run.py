@@ -135,7 +135,8 @@ class Run:
         places = self._places
         notes = []
         try:
-            if write_failures(places.failures, places.name or "", journal, is_wanted):
+            failures = (it for it in journal.failures() if is_wanted(it.key))
+            if write_failures(places.failures, places.name or "", failures):
                 notes = [f"what failed:  {places.failures}", f"try it again: {again}"]
         finally:
             if not is_complete and len(journal):

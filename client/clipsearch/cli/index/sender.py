@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import random
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from threading import Event
 
-from clipsearch import (
-    AddItem,
-    AddOutcome,
-    AddResult,
-    DeadlineExceededError,
-    Image,
-    InternalError,
-    ModelMismatchError,
-    NotFoundError,
-    OverloadedError,
-    PermissionDeniedError,
-    SearchClient,
-    SearchError,
-    StorageFullError,
-    UnauthenticatedError,
-    UnavailableError,
-)
+from clipsearch import AddItem, AddOutcome, AddResult, Image, SearchClient, SearchError
 from clipsearch.cli.index.entry import Failure, Url, to_json, unsent, uri_of
 from clipsearch.cli.index.journal import Journal, Record
+from clipsearch.cli.index.patience import (
+    FATAL_ERRORS,
+    MAX_ATTEMPTS,
+    SERVER_ERRORS,
+    Patience,
+    is_passing,
+)
 from clipsearch.cli.index.read_ahead import Parcel
 from clipsearch.cli.index.report import Report
-
-# As an item's result, these say that the server cannot work at present, and not what is wrong with
-# the item; or that no other item would fare better.
-_SERVER_ERRORS = (UnavailableError, OverloadedError)
-_FATAL_ERRORS = (
-    ModelMismatchError,
-    NotFoundError,  # the collection
-    PermissionDeniedError,
-    StorageFullError,
-    UnauthenticatedError,
-)
-# As the end of the stream, these may pass by themselves.
-_PASSING_ERRORS = (*_SERVER_ERRORS, DeadlineExceededError, InternalError)
-_PASSING_CODES = frozenset({"CANCELLED", "UNKNOWN"})  # of a server that is being stopped
-
-_MAX_ATTEMPTS = 5  # at an item that gets server errors while others are stored
-_FIRST_PAUSE_S = 0.1
-_MAX_PAUSE_S = 2.0
-_PROBE_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +65,7 @@ class Sender:
         self._copies: dict[str, list[Parcel]] = {}
         # By the key of an image under way: what the source names another time.
         self._repeats: dict[str, list[Parcel]] = {}
-        self._trouble_since_s: float | None = None
-        self._pause_s = _FIRST_PAUSE_S
+        self._patience = Patience(client, sending.wait_s, report.trouble, stopping)
 
     def send(self, parcels: Iterable[Parcel]) -> None:
         left = iter(parcels)
@@ -109,15 +78,15 @@ class Sender:
                 ):
                     self._take(result)
             except SearchError as error:
-                if self._stopping.is_set() or not _is_passing(error):
+                if self._stopping.is_set() or not is_passing(error):
                     raise
                 self._again.extend(self._under_way.values())
                 self._under_way.clear()
-                self._wait_for_server(error)
+                self._patience.wait(error, self._check_server)
             else:
                 if self._server_error is None:
                     return
-                self._wait_for_server(self._server_error)
+                self._patience.wait(self._server_error, self._check_server)
 
     def _items(self, parcels: Iterator[Parcel]) -> Iterator[AddItem]:
         """Yields what is to be sent, until there is no more or a result is a server's error."""
@@ -184,17 +153,15 @@ class Sender:
         """Notes a result. Raises its error if no other image would fare better."""
         parcel = self._under_way.pop(result.item_id)
         added, error = result.added, result.error
-        if error is not None and isinstance(error, _FATAL_ERRORS):
+        if error is not None and isinstance(error, FATAL_ERRORS):
             raise error
-        if error is not None and isinstance(error, _SERVER_ERRORS):
-            parcel.attempts += self._trouble_since_s is None
-            if parcel.attempts < _MAX_ATTEMPTS:
+        if error is not None and isinstance(error, SERVER_ERRORS):
+            parcel.attempts += not self._patience.is_in_trouble
+            if parcel.attempts < MAX_ATTEMPTS:
                 self._suspects.append(parcel)
                 self._server_error = error
                 return
-        self._trouble_since_s = None
-        self._pause_s = _FIRST_PAUSE_S
-        self._report.trouble("")
+        self._patience.renew()
         copies = self._copies.pop(parcel.id, [])
         if added is not None:
             parcel.id = added.image.id
@@ -238,35 +205,3 @@ class Sender:
         failure = None if first is None else first.failure
         outcome = "" if failure is not None else AddOutcome.DUPLICATE
         self._report.settle(parcel.entry, outcome, failure=failure)
-
-    def _wait_for_server(self, error: SearchError) -> None:
-        """Returns when the server answers again, or raises the error when that takes too long."""
-        now_s = time.monotonic()
-        if self._trouble_since_s is None:
-            self._trouble_since_s = now_s
-        deadline_s = self._trouble_since_s + self._sending.wait_s
-        while True:
-            # Not all clients of a server that was gone should be back in the same instant.
-            pause_s = self._pause_s * random.uniform(1.0, 1.2)
-            if error.retry_after_s is not None:
-                pause_s = max(pause_s, error.retry_after_s)
-            self._pause_s = min(2 * self._pause_s, _MAX_PAUSE_S)
-            left_s = deadline_s - time.monotonic()
-            if left_s <= pause_s:
-                raise error
-            self._report.trouble(f"{error}; trying again for another {left_s:.0f} s")
-            if self._stopping.wait(pause_s):
-                return
-            try:
-                self._client.server_info(timeout_s=min(left_s, _PROBE_TIMEOUT_S))
-                self._check_server()
-            except SearchError as still:
-                if self._stopping.is_set() or not _is_passing(still):
-                    raise
-                error = still
-            else:
-                return
-
-
-def _is_passing(error: SearchError) -> bool:
-    return isinstance(error, _PASSING_ERRORS) or error.code.name in _PASSING_CODES
