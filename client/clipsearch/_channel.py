@@ -14,14 +14,25 @@ DEFAULT_TIMEOUT_S = 30.0
 
 _SERVICE = "clipsearch.v1.ImageSearchService"
 
-# Every unary method may be repeated: reading changes nothing, adding and deleting are idempotent.
+# Every unary method may be repeated: reading changes nothing; adding, setting and deleting are
+# idempotent. But CreateCollection: its repetition finds what the first attempt has created.
 _RETRIED_METHODS = (
     "AddImage",
+    "DeleteAlias",
+    "DeleteCollection",
     "DeleteImage",
+    "EmbedTexts",
+    "GetCollection",
     "GetImage",
     "GetServerInfo",
+    "ListCollections",
     "ListImages",
+    "Query",
+    "QueryImage",
     "QueryText",
+    "QueryTexts",
+    "SetAlias",
+    "UpdateCollection",
 )
 
 # gRFC A6. UNAVAILABLE only (AIP-194); an overloaded server says itself when to come again, which a

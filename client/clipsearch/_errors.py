@@ -3,7 +3,9 @@
 * SearchError                  any failed call
   + InvalidRequestError        the request: a field is missing, malformed or out of range
     - InvalidImageError        the content is no image that the server takes
-  + NotFoundError              there is no such image or collection
+  + NotFoundError              there is no such image, collection or alias
+  + AlreadyExistsError         a collection or an alias has the name already
+  + CollectionInUseError       the collection cannot be deleted, or the alias be removed, as it is
   + SourceError                the host that the URL names did not deliver the image
   + ModelMismatchError         the collection was filled by another model than the server's
   + OverloadedError            too much is in flight; later is better
@@ -85,7 +87,15 @@ class InvalidImageError(InvalidRequestError):
 
 
 class NotFoundError(SearchError):
-    """There is no such image (IMAGE_NOT_FOUND) or collection (COLLECTION_NOT_FOUND)."""
+    """There is no such image (IMAGE_NOT_FOUND), collection or alias (COLLECTION_NOT_FOUND)."""
+
+
+class AlreadyExistsError(SearchError):
+    """A collection or an alias has the name already."""
+
+
+class CollectionInUseError(SearchError):
+    """The collection is the default one or has an alias, or the alias is the server's default."""
 
 
 class SourceError(SearchError):
@@ -145,6 +155,8 @@ _CLASSES: Sequence[tuple[StatusCode, str, type[SearchError]]] = (
     (StatusCode.INVALID_ARGUMENT, "IMAGE_", InvalidImageError),
     (StatusCode.INVALID_ARGUMENT, "", InvalidRequestError),
     (StatusCode.NOT_FOUND, "", NotFoundError),
+    (StatusCode.ALREADY_EXISTS, "", AlreadyExistsError),
+    (StatusCode.FAILED_PRECONDITION, "COLLECTION_IN_USE", CollectionInUseError),
     (StatusCode.FAILED_PRECONDITION, "SOURCE_", SourceError),
     (StatusCode.FAILED_PRECONDITION, "MODEL_MISMATCH", ModelMismatchError),
     (StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL", StorageFullError),

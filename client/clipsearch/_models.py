@@ -77,6 +77,7 @@ class AddItem:
     uri: str = ""
     metadata: Metadata = field(default_factory=dict, hash=False)
     fetch_headers: Mapping[str, str] = field(default_factory=dict, hash=False, repr=False)
+    create_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,35 @@ class Hit:
 
     image: Image
     score: float
+    near_duplicate_count: int = 0  # images that ``Ranking.collapse`` left out in favour of this one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """How hits are chosen from the images that are most like the query."""
+
+    # Leave out images that are hardly more like the query than the collection's are on the whole.
+    auto_cut: bool = False
+    # Of images that are nearly the same, keep the best one: those whose embeddings have a cosine
+    # similarity of ``collapse_similarity`` at least (None: the server's setting).
+    collapse: bool = False
+    collapse_similarity: float | None = None
+    # From 0 to 1: how much hits are to differ from each other, by maximal marginal relevance.
+    diversity: float = 0.0
+    # Compare the query with every image, so that no hit is missed.
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryTerm:
+    """A text or an image that hits are to be like, or unlike if the weight is below zero: exactly
+    one of ``text``, ``image_id``, ``image_url`` and ``image_content``."""
+
+    text: str | None = None
+    image_id: str | None = None  # of a stored image, which is itself no hit
+    image_url: str | None = None  # the server fetches it
+    image_content: bytes | None = field(default=None, repr=False)  # the encoded image
+    weight: float = 1.0  # from -100 to 100, and not 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +131,29 @@ class QueryResult:
     """The images found, best first."""
 
     hits: tuple[Hit, ...]
-    truncated: bool  # the text was longer than the model's token limit and was cut
-    token_count: int  # tokens embedded, the start and end tokens included
+    truncated: bool  # a text was longer than the model's token limit and was cut
+    token_count: int  # tokens embedded, the start and end tokens included; 0 if not of one text
     next_page_token: str  # empty if there are no more hits
     timings_ms: Mapping[str, float] = field(hash=False)  # the server's stages; empty if untold
+    cut_off: float | None = None  # the score below which ``auto_cut`` left images out
+    truncated_terms: tuple[int, ...] = ()  # of a mix: the places, from 0, of the texts cut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextResult:
+    """What was found for one text of many: ``result`` or ``error``, the other is None."""
+
+    text: str
+    result: QueryResult | None = None
+    error: SearchError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEmbeddings:
+    """The embeddings of texts: array("f") of L2 norm 1, in the order of the texts."""
+
+    embeddings: tuple[Sequence[float], ...] = field(hash=False, repr=False)
+    model_fingerprint: str  # of the model that embedded them; empty if there were no texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +177,24 @@ class Model:
     max_tokens: int  # of a text, the start and end tokens included
 
 
+class FieldType(StrEnum):
+    """The type of a field's values."""
+
+    KEYWORD = "keyword"  # strings
+    NUMBER = "number"
+    BOOL = "bool"
+    TIME = "time"  # in the form of RFC 3339
+    UNSPECIFIED = "unspecified"  # the server is newer and answers what this client does not know
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedField:
+    """A field of metadata that has an index; the name is a path, as in ``clipsearch.filters``."""
+
+    field: str
+    type: FieldType
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collection:
     """A collection of images."""
@@ -135,6 +202,13 @@ class Collection:
     name: str
     image_count: int
     is_default: bool  # calls that name no collection mean this one
+    aliases: tuple[str, ...] = ()  # the other names that stand for it, in alphabetical order
+    model_id: str = ""  # of the model that fills it
+    model_fingerprint: str = ""
+    embedding_dim: int = 0
+    model_loaded: bool = False  # if not, its images can be neither added nor searched
+    prompt_templates: tuple[str, ...] = ()  # for texts, unless a query brings its own
+    indexed_fields: tuple[IndexedField, ...] = ()  # the metadata on which filters are fast
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +227,9 @@ class ServerInfo:
     """What the server is."""
 
     version: str
-    model: Model
+    model: Model  # of the default collection
     encoder: str  # what runs the model, with its version
     index: str  # what stores and searches the embeddings, with its version
     collections: tuple[Collection, ...]
     limits: Limits
+    models: tuple[Model, ...] = ()  # that the server runs, that of the default collection first

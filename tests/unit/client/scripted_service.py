@@ -53,23 +53,8 @@ class ScriptedService(ImageSearchServiceServicer):
             context.abort_with_status(rpc_status.to_status(thing))
         return thing if isinstance(thing, Message) else thing(request, context)
 
-    def AddImage(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._run("AddImage", request, context)
-
     def AddImages(self, request_iterator: Any, context: grpc.ServicerContext) -> Any:
         yield from self._run("AddImages", request_iterator, context)
-
-    def QueryText(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._run("QueryText", request, context)
-
-    def GetImage(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._run("GetImage", request, context)
-
-    def ListImages(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._run("ListImages", request, context)
-
-    def DeleteImage(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._run("DeleteImage", request, context)
 
     def ExportImages(self, request: Any, context: grpc.ServicerContext) -> Any:
         yield from self._run("ExportImages", request, context)
@@ -77,8 +62,14 @@ class ScriptedService(ImageSearchServiceServicer):
     def ImportImages(self, request_iterator: Any, context: grpc.ServicerContext) -> Any:
         yield from self._run("ImportImages", request_iterator, context)
 
-    def GetServerInfo(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return self._run("GetServerInfo", request, context)
+
+def _unary(method: str) -> Callable[[ScriptedService, Any, grpc.ServicerContext], Any]:
+    return lambda service, request, context: service._run(method, request, context)
+
+
+for _method in pb.DESCRIPTOR.services_by_name["ImageSearchService"].methods:
+    if not (_method.client_streaming or _method.server_streaming):
+        setattr(ScriptedService, _method.name, _unary(_method.name))
 
 
 def make_image(number: int = 0, **fields: Any) -> pb.Image:

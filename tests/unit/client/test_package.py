@@ -25,7 +25,7 @@ def test_all_is_sorted_and_complete() -> None:
         for name, value in vars(clipsearch).items()
         if not name.startswith("_") and getattr(value, "__module__", "").startswith("clipsearch")
     }
-    assert defined | {"JsonValue", "Metadata"} == set(clipsearch.__all__)
+    assert defined | {"Condition", "JsonValue", "Metadata"} == set(clipsearch.__all__)
 
 
 def test_the_library_loads_nothing_heavy() -> None:

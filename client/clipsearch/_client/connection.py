@@ -1,0 +1,93 @@
+"""The connection of a client, and how calls are made over it."""
+
+from __future__ import annotations
+
+import time
+from os import PathLike
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from clipsearch._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, open_channel
+from clipsearch._errors import error_from_rpc, no_result_in_time, stream_ended_early
+from clipsearch._retry import RetryBudget, effective_timeout_s
+from clipsearch._watchdog import Watchdog
+from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
+
+_Request = TypeVar("_Request", bound=Message)
+_Response = TypeVar("_Response", bound=Message)
+
+
+class Connection:
+    """A part of SearchClient."""
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        tls: bool = False,
+        ca_file: str | PathLike[str] | None = None,
+    ) -> None:
+        """Connects to ``host:port`` at the first call.
+
+        ``ca_file`` (PEM) names the root certificates to trust instead of the system's, and implies
+        ``tls``. Raises OSError if it cannot be read.
+        """
+        self._target = target
+        self._timeout_s = timeout_s
+        self._channel = open_channel(target, tls=tls, ca_file=ca_file)
+        self._stub = ImageSearchServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection and ends the calls that are under way."""
+        self._channel.close()
+
+    def _call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        timeout_s: float | None,
+    ) -> tuple[_Response, grpc.Call]:
+        budget = RetryBudget(effective_timeout_s(timeout_s, self._timeout_s))
+        while True:
+            try:
+                return method.with_call(request, timeout=budget.remaining_s)
+            except grpc.RpcError as rpc_error:
+                error = error_from_rpc(rpc_error, self._target)
+                pause_s = budget.take_pause_s(error)
+                if pause_s is None:
+                    raise error from rpc_error
+            time.sleep(pause_s)
+
+    def _result(self, call: grpc._CallIterator[_Response], watchdog: Watchdog) -> _Response:
+        """Returns the stream's next response, where there must be one."""
+        response = self._next(call, watchdog)
+        if response is None:
+            raise stream_ended_early(self._target)
+        return response
+
+    def _next(self, call: grpc._CallIterator[_Response], watchdog: Watchdog) -> _Response | None:
+        """Returns the stream's next response; None if the server has ended it."""
+        watchdog.arm()
+        try:
+            return next(call, None)
+        except grpc.RpcError as rpc_error:
+            if watchdog.expired:
+                raise no_result_in_time(self._target, watchdog.wait_s) from rpc_error
+            raise error_from_rpc(rpc_error, self._target) from rpc_error
+        finally:
+            watchdog.disarm()

@@ -1,0 +1,1 @@
+"""Protobuf messages <-> the public dataclasses: pure, and shared by both clients."""
