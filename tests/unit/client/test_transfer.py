@@ -27,8 +27,8 @@ from clipsearch import (
     ModelMismatchError,
     NotFoundError,
     UnavailableError,
-    _convert,
 )
+from clipsearch._convert import transfer as convert
 from clipsearch.v1 import image_search_pb2 as pb
 from unit.client.scripted_service import (
     Driver,
@@ -169,7 +169,7 @@ async def test_every_image_is_imported_as_it_is(service: ScriptedService, driver
         ("", ""),
         ("", ""),
     ]
-    sent = [_convert.embedded_image(it, "abc") for page in pages for it in page.images]
+    sent = [convert.embedded_image(it, "abc") for page in pages for it in page.images]
     assert sent == list(make_images(150))
 
 
@@ -297,8 +297,8 @@ def test_what_was_exported_is_imported_to_the_last_digit(
     message = make_embedded(1)
     message.image.metadata.update(metadata)
     message.image.create_time.FromDatetime(time)
-    pages = _convert.ImportPages("")
-    pages.add(_convert.embedded_image(message, "abc"))
+    pages = convert.ImportPages("")
+    pages.add(convert.embedded_image(message, "abc"))
     page = pages.rest()
     assert page is not None
     (again,) = page.images

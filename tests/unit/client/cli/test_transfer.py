@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 from typer.testing import Result
 
 from clipsearch import Model
-from clipsearch._convert import embedded_image
+from clipsearch._convert.transfer import embedded_image
 from clipsearch.cli.dump_file import DumpError, DumpReader, DumpWriter
 from clipsearch.v1 import image_search_pb2 as pb
 from unit.client.scripted_service import (
