@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli import add, images, info, query, transfer
+from clipsearch.cli.evaluate import command as evaluate
 from clipsearch.cli.index import command as index
 from clipsearch.cli.output import show_everything
 from clipsearch.cli.session import DEFAULT_SERVER, Server
@@ -102,4 +103,6 @@ app.command(name="list")(images.list_images)
 app.command()(images.delete)
 app.command()(transfer.dump)
 app.command()(transfer.load)
+app.command()(evaluate.evaluate)
+app.command()(evaluate.linear_probe)
 app.command()(info.info)

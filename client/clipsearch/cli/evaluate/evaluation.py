@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 from rich.progress import Progress
 
-from clipsearch import Collection, SearchClient
-from clipsearch.cli.evaluate.fill import Filler, open_collection, stamps_of
-from clipsearch.cli.evaluate.gallery import Gallery, find_all
+from clipsearch import SearchClient
+from clipsearch.cli.evaluate.gallery import Gallery
 from clipsearch.cli.evaluate.index_quality import (
     AutoCutFigures,
     IndexFigures,
@@ -23,6 +20,7 @@ from clipsearch.cli.evaluate.index_quality import (
 from clipsearch.cli.evaluate.metrics import RECALL_AT, RetrievalFigures, retrieval_figures
 from clipsearch.cli.evaluate.pairs import Pairs, Problem
 from clipsearch.cli.evaluate.ranking import (
+    Doubles,
     Floats,
     Places,
     Standing,
@@ -30,10 +28,7 @@ from clipsearch.cli.evaluate.ranking import (
     rank_images,
     rank_texts,
 )
-
-Advance: TypeAlias = Callable[[int], None]
-
-_CHUNK = 256  # texts in one call
+from clipsearch.cli.evaluate.steps import Filled, discard, embed, fill, load, step
 
 
 class NothingToEvaluateError(Exception):
@@ -87,6 +82,7 @@ class Detail:
     gallery: Gallery
     ranking: TextRanking
     image_standing: Standing  # of each described image among the captions
+    single_ms: Doubles  # that each single query took
 
 
 def evaluate(
@@ -97,28 +93,61 @@ def evaluate(
 
     Raises SearchError, and NothingToEvaluateError if no caption has an image in the collection.
     """
-    if options.collection:
-        collection = client.get_collection(options.collection)
-        gallery = _load(client, collection, progress)
-        rows = find_all(gallery, pairs.images)
-        problems = [
-            Problem(entry.key, "no stored image has this id, URL, uri or file name")
-            for entry, row in zip(pairs.images, rows, strict=True)
-            if row is None
-        ]
-    else:
-        collection, filler = _fill(client, pairs, options.model, progress)
-        gallery = _load(client, collection, progress)
-        rows = [gallery.row_of(filler.ids.get(entry.key, "")) for entry in pairs.images]
-        problems = [Problem(key, message) for key, message in filler.problems.items()]
     is_kept = bool(options.collection or options.keep)
+    if options.collection:
+        filled = _find(client, pairs, options.collection, progress)
+    else:
+        filled = fill(client, pairs.images, options.model, progress)
     try:
-        figures, detail = _measure(client, collection, pairs, gallery, rows, options, progress)
+        evaluation, detail = _measure(client, pairs, filled, options, progress, is_kept=is_kept)
     except NothingToEvaluateError:
-        _delete_unless(is_kept, client, collection)
+        if not is_kept:
+            discard(client, filled.collection)
         raise
-    _delete_unless(is_kept, client, collection)
-    variants, index, auto_cut = figures
+    if not is_kept:
+        discard(client, filled.collection)
+    return evaluation, detail
+
+
+def _find(client: SearchClient, pairs: Pairs, name: str, progress: Progress) -> Filled:
+    collection = client.get_collection(name)
+    gallery = load(client, collection, progress)
+    rows = tuple(gallery.find(entry) for entry in pairs.images)
+    problems = tuple(
+        Problem(entry.key, "no stored image has this id, URL, uri or file name")
+        for entry, row in zip(pairs.images, rows, strict=True)
+        if row is None
+    )
+    return Filled(collection, gallery, rows, problems)
+
+
+def _measure(
+    client: SearchClient,
+    pairs: Pairs,
+    filled: Filled,
+    options: Options,
+    progress: Progress,
+    *,
+    is_kept: bool,
+) -> tuple[Evaluation, Detail]:
+    collection, gallery = filled.collection, filled.gallery
+    captions, own = _described(pairs, filled.rows)
+    texts = embed(client, collection, captions, (), progress)
+    plain, ranking, image_standing = _rank(texts, gallery, own, (), progress)
+    variants = [plain]
+    for templates in _combinations(options.templates):
+        templated = embed(client, collection, captions, templates, progress)
+        variants.append(_rank(templated, gallery, own, templates, progress)[0])
+    with step(progress, "asking the index", len(captions) + single_count(len(captions))) as advance:
+        index, single_ms = measure_index(
+            client, collection.name, captions, texts, gallery, ranking.top_scores, advance
+        )
+    auto_cut = None
+    if options.auto_cut:
+        with step(progress, "asking with auto-cut", len(captions)) as advance:
+            auto_cut = measure_auto_cut(
+                client, collection.name, captions, ranking.true_scores, advance
+            )
     evaluation = Evaluation(
         collection=collection.name,
         is_kept=is_kept,
@@ -126,83 +155,38 @@ def evaluate(
         model_fingerprint=collection.model_fingerprint,
         images=int(gallery.is_original.sum()),
         copies=int((~gallery.is_original).sum()),
-        captions=len(detail.captions),
-        problems=(*pairs.problems, *problems),
-        variants=variants,
+        captions=len(captions),
+        problems=(*pairs.problems, *filled.problems),
+        variants=tuple(variants),
         index=index,
         auto_cut=auto_cut,
     )
-    return evaluation, detail
-
-
-def _fill(
-    client: SearchClient, pairs: Pairs, model: str, progress: Progress
-) -> tuple[Collection, Filler]:
-    info = client.server_info()
-    max_bytes = info.limits.max_image_bytes
-    fitting = [it for it in info.models if model in ("", it.id) or it.fingerprint.startswith(model)]
-    fingerprint = fitting[0].fingerprint if fitting else model  # the server says what is wrong
-    digest = pairs.digest(stamps_of(pairs.images, max_bytes))
-    name = f"evaluate-{digest}-{fingerprint[:8]}"
-    open_collection(client, name, fingerprint)
-    filler = Filler(client, name, max_bytes)
-    with step(progress, "adding images", len(pairs.images)) as advance:
-        filler.fill(pairs.images, advance)
-    return client.get_collection(name), filler
-
-
-def _load(client: SearchClient, collection: Collection, progress: Progress) -> Gallery:
-    with step(progress, "reading embeddings", collection.image_count) as advance:
-        return Gallery.load(client, collection.name, advance)
-
-
-def _measure(
-    client: SearchClient,
-    collection: Collection,
-    pairs: Pairs,
-    gallery: Gallery,
-    rows: Sequence[int | None],
-    options: Options,
-    progress: Progress,
-) -> tuple[tuple[tuple[Variant, ...], IndexFigures, AutoCutFigures | None], Detail]:
-    captions: list[str] = []
-    found: list[int] = []
-    for caption, place in zip(pairs.captions, pairs.image_of, strict=True):
-        if (row := rows[place]) is not None:
-            captions.append(caption)
-            found.append(row)
-    if not captions:
-        raise NothingToEvaluateError("none of the captions has its image in the collection")
-    own = np.array(found, np.int64)
-    name = collection.name
-    texts = embed(client, name, captions, (), progress)
-    plain, ranking, image_standing = _rank(texts, gallery, own, (), progress)
-    variants = [plain]
-    for templates in _combinations(options.templates):
-        templated = embed(client, name, captions, templates, progress)
-        variants.append(_rank(templated, gallery, own, templates, progress)[0])
-    total = len(captions) + single_count(len(captions))
-    with step(progress, "asking the index", total) as advance:
-        index = measure_index(
-            client, name, captions, texts, gallery, ranking.top_scores, advance
-        )
-    auto_cut = None
-    if options.auto_cut:
-        with step(progress, "asking with auto-cut", len(captions)) as advance:
-            auto_cut = measure_auto_cut(client, name, captions, ranking.true_scores, advance)
-    detail = Detail(
-        captions=tuple(captions),
+    return evaluation, Detail(
+        captions=captions,
         own=own,
         gallery=gallery,
         ranking=ranking,
         image_standing=image_standing,
+        single_ms=single_ms,
     )
-    return (tuple(variants), index, auto_cut), detail
+
+
+def _described(pairs: Pairs, rows: Sequence[int | None]) -> tuple[tuple[str, ...], Places]:
+    """Returns the captions whose image is there, and the row of each."""
+    captions: list[str] = []
+    own: list[int] = []
+    for caption, place in zip(pairs.captions, pairs.image_of, strict=True):
+        if (row := rows[place]) is not None:
+            captions.append(caption)
+            own.append(row)
+    if not captions:
+        raise NothingToEvaluateError("none of the captions has its image in the collection")
+    return tuple(captions), np.array(own, np.int64)
 
 
 def _combinations(templates: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Each template by itself, and all together."""
-    alone = [(template,) for template in templates]
+    alone: list[tuple[str, ...]] = [(template,) for template in templates]
     return [*alone, templates] if len(templates) > 1 else alone
 
 
@@ -221,31 +205,3 @@ def _rank(
         image_to_text=retrieval_figures(standing, places, len(texts)),
     )
     return variant, ranking, standing
-
-
-def embed(
-    client: SearchClient,
-    collection: str,
-    texts: Sequence[str],
-    templates: tuple[str, ...],
-    progress: Progress,
-) -> Floats:
-    """Returns the embeddings (n, d) of texts put into the templates. Raises SearchError."""
-    blocks: list[Floats] = []
-    label = f"embedding {len(templates)} prompts each" if len(templates) > 1 else "embedding texts"
-    with step(progress, label, len(texts)) as advance:
-        for start in range(0, len(texts), _CHUNK):
-            chunk = texts[start : start + _CHUNK]
-            result = client.embed_texts(
-                chunk, collection=collection, prompt_templates=templates
-            )
-            blocks.append(np.array(result.embeddings, np.float32))
-            advance(len(chunk))
-    return np.concatenate(blocks)
-
-
-@contextmanager
-def step(progress: Progress, label: str, total: int) -> Iterator[Advance]:
-    """Shows a bar while something long is under way; what it yields is told of its steps."""
-    task = progress.add_task(label, total=total)
-    yield lambda count: progress.advance(task, count)

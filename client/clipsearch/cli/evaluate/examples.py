@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
@@ -42,13 +42,11 @@ class Example:
     other_score: float
 
 
-def pick_examples(
-    detail: Detail, advance: Callable[[int], None]
-) -> tuple[list[Example], list[Example]]:
+def pick_examples(detail: Detail) -> tuple[list[Example], list[Example]]:
     """Returns the best and the worst examples, one an image at most.
 
     Best are the captions that find their image first, by how far it is ahead of the next; worst
-    those that find it last, if it is not first. ``advance`` is told of each example.
+    those that find it last, if it is not first.
     """
     ranks = mid_ranks(detail.ranking.standing)
     rivals = _rivals(detail)
@@ -61,7 +59,6 @@ def pick_examples(
         rival, rival_score = rivals[place]
         pictures = detail.gallery.pictures
         own, other = (thumbnail(pictures[row]) for row in (detail.own[place], rival))
-        advance(1)
         return Example(
             caption=detail.captions[place],
             rank=float(ranks[place]),

@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
 
 from clipsearch import (
     AddItem,
-    AlreadyExistsError,
     OverloadedError,
     SearchClient,
     SearchError,
     UnavailableError,
 )
-from clipsearch.cli.evaluate.pairs import Problem
 from clipsearch.cli.index.entry import Entry, Url, content_of, stamp_of, stored_id, uri_of
 from clipsearch.cli.sources import UnreadableError, check_size
 
 _ATTEMPTS = 3  # at an image that the server had no room for
 
 
-def stamps_of(entries: Sequence[Entry], max_bytes: int) -> dict[str, str]:
-    """Returns, by key, what changes with the content of each image's file."""
-    stamps: dict[str, str] = {}
+def digest(entries: Sequence[Entry], max_bytes: int) -> str:
+    """Returns 12 hexadecimal digits that change when an image, or the file that it is in, does."""
+    facts = []
     for entry in entries:
         try:
-            stamps[entry.key] = stamp_of(entry, max_bytes)
-        except UnreadableError:
-            continue  # filling says why
-    return stamps
-
-
-def open_collection(client: SearchClient, name: str, model: str) -> None:
-    """Creates a collection, unless an earlier run has."""
-    try:
-        client.create_collection(name, model=model)
-    except AlreadyExistsError:
-        return
+            stamp = stamp_of(entry, max_bytes)
+        except UnreadableError as error:
+            stamp = str(error)
+        facts.append((entry.key, stamp))
+    return blake2b(json.dumps(facts).encode(), digest_size=6).hexdigest()
 
 
 class Filler:

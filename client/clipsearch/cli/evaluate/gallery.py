@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Self
@@ -58,7 +58,8 @@ class Gallery:
 
     @property
     def is_original(self) -> Flags:
-        return self.original == np.arange(len(self.original))
+        is_own: Flags = self.original == np.arange(len(self.original))
+        return is_own
 
     def row_of(self, id: str) -> int | None:
         """Returns the row of the image with this id, or of the first of the same content."""
@@ -102,8 +103,3 @@ def _file_name(label: str) -> str:
         return PurePosixPath(unquote(urlsplit(label).path)).name
     except ValueError:  # a uri is any label
         return ""
-
-
-def find_all(gallery: Gallery, entries: Sequence[Entry]) -> list[int | None]:
-    """Returns the row of each image."""
-    return [gallery.find(entry) for entry in entries]

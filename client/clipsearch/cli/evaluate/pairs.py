@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 
 from clipsearch import JsonValue
 from clipsearch.cli.index.columns import ColumnOptions
-from clipsearch.cli.index.entry import Entry, FormatError
+from clipsearch.cli.index.entry import Entry, FormatError, Member
 from clipsearch.cli.index.formats import Format, open_source
 
 # The first of these that an image has holds its caption, or a list of captions.
@@ -34,12 +32,6 @@ class Pairs:
     image_of: tuple[int, ...]
     problems: tuple[Problem, ...]
 
-    def digest(self, stamps: Mapping[str, str]) -> str:
-        """Returns 12 hexadecimal digits that change when an image does; ``stamps``, by key, change
-        with the content of its file."""
-        facts = [(entry.key, entry.id, stamps.get(entry.key, "")) for entry in self.images]
-        return blake2b(json.dumps(facts).encode(), digest_size=6).hexdigest()
-
 
 def read_pairs(
     file: Path,
@@ -62,6 +54,8 @@ def read_pairs(
         if entry.problem is not None and entry.problem.reason == "ENTRY_INVALID":
             problems.append(Problem(entry.key, entry.problem.message))
             continue
+        if isinstance(entry.origin, Member):
+            raise FormatError("is a webdataset; give its images and captions as a table")
         images.setdefault(entry.key, replace(entry, metadata={}))
         for caption in _captions_of(entry.metadata, caption_column):
             captions.append(caption)

@@ -100,7 +100,8 @@ def probe(
     """Trains and tests the probe on embeddings (n, d) with labels (n,), places in ``classes``.
 
     ``prompts`` has, by template, the embeddings (classes, d) of the class names: an image's
-    zero-shot class is the one of the nearest, for each class by the last of them. ``advance`` is told how many fits more are done.
+    zero-shot class is the one of the nearest; the figures of each class are of the last template.
+    ``advance`` is told how many fits more are done.
     """
     test_labels = labels[split.test]
     c = _search_c(embeddings, labels, split, advance)

@@ -14,8 +14,8 @@ Doubles: TypeAlias = NDArray[np.float64]
 Places: TypeAlias = NDArray[np.int64]
 Flags: TypeAlias = NDArray[np.bool_]
 
-# Scores that differ by less are ties: single precision, and a batch of another size, move a score of
-# unit vectors by some 1e-7.
+# Scores that differ by less are ties: single precision, and a batch of another size, move a score
+# of unit vectors by some 1e-7.
 TIE = 1e-6
 SCORE_BINS = 200  # from -1 to 1
 

@@ -1,0 +1,86 @@
+"""The figures on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from clipsearch.cli.evaluate.evaluation import Evaluation
+from clipsearch.cli.evaluate.metrics import RetrievalFigures
+from clipsearch.cli.evaluate.pairs import Problem
+from clipsearch.cli.evaluate.probe import ProbeFigures
+from clipsearch.cli.evaluate.wording import FIGURE_COLUMNS, interval, percent, variant_name
+from clipsearch.cli.output import new_table, show_facts, stderr, stdout, visible
+
+_MAX_PROBLEMS = 10
+
+
+def show_evaluation(evaluation: Evaluation) -> None:
+    """Writes the tables to stdout, and what was left out to stderr."""
+    table = new_table("query", "template", *FIGURE_COLUMNS)
+    for variant in evaluation.variants:
+        name = Text(visible(variant_name(variant)))
+        table.add_row("caption to image", name, *_cells(variant.text_to_image))
+        table.add_row("image to caption", name, *_cells(variant.image_to_text))
+    stdout.print(table)
+    index, agreement = evaluation.index, evaluation.index.agreement
+    k = max(agreement.recall)
+    found = ", ".join(f"recall@{at} {it:.4f}" for at, it in agreement.recall.items())
+    facts: dict[str, object] = {
+        "captions": f"{evaluation.captions:,}",
+        "images": f"{evaluation.images:,}"
+        + (f" (and {evaluation.copies:,} copies)" if evaluation.copies else ""),
+        "model": f"{evaluation.model_id} ({evaluation.model_fingerprint[:8]})",
+        "index": f"{found}, mAP@{k} {agreement.mean_average_precision:.4f} of the exact ranking",
+        "single queries": f"p50 {index.single_p50_ms:.1f} ms, p99 {index.single_p99_ms:.1f} ms "
+        f"({index.single_queries:,} of them)",
+        "batches": f"{index.batch_queries_per_s:,.0f} queries/s in batches of {index.batch_size}",
+    }
+    if (cut := evaluation.auto_cut) is not None:
+        lost = percent(cut.lost / cut.captions)
+        facts["auto-cut"] = f"{cut.lost:,} captions ({lost}) lose their image"
+    if evaluation.is_kept:
+        facts["collection"] = evaluation.collection
+    show_facts(facts)
+    stderr.print(
+        "with 95 % bootstrap intervals over images; ties count as the mean of all their orders",
+        style="dim",
+    )
+    _show_problems(evaluation.problems)
+
+
+def _cells(figures: RetrievalFigures) -> list[str]:
+    recalls = [f"{percent(it.value)} ({interval(it)})" for it in figures.recall.values()]
+    mean_rank = f"{figures.mean_rank:,.1f}"
+    return [*recalls, f"{figures.median_rank:,g}", mean_rank, f"{figures.mrr.value:.3f}"]
+
+
+def show_probe(figures: ProbeFigures, problems: Sequence[Problem]) -> None:
+    """Writes the tables of a linear probe to stdout."""
+    table = new_table("class", "train", "test", "linear probe", "zero-shot")
+    for it in figures.classes:
+        counts = (f"{it.train_images:,}", f"{it.test_images:,}")
+        table.add_row(Text(visible(it.name)), *counts, percent(it.probe), percent(it.zero_shot))
+    stdout.print(table)
+    accuracy = figures.accuracy
+    facts: dict[str, object] = {
+        "linear probe": f"{percent(accuracy.value)} ({interval(accuracy)}), mean of the classes "
+        f"{percent(figures.mean_class_accuracy)}, C = {figures.c:.3g}"
+        + ("" if figures.has_converged else ", not converged"),
+    }
+    for template, one in figures.zero_shot.items():
+        facts[f"zero-shot, {template}"] = f"{percent(one.value)} ({interval(one)})"
+    facts["images"] = (
+        f"{figures.train_images:,} to train with ({figures.validation_images:,} of them to choose "
+        f"C by), {figures.test_images:,} to test with"
+    )
+    show_facts(facts)
+    _show_problems(problems)
+
+
+def _show_problems(problems: Sequence[Problem]) -> None:
+    for problem in problems[:_MAX_PROBLEMS]:
+        stderr.print(Text(visible(f"left out: {problem.key}: {problem.message}")))
+    if (more := len(problems) - _MAX_PROBLEMS) > 0:
+        stderr.print(f"left out: {more:,} more")
