@@ -26,9 +26,9 @@ _MAX_PROBLEMS = 50
 _HOW_COUNTED = (
     "Each caption is a query with one right image, as is usual for Flickr30K and COCO (Karpathy "
     "and Fei-Fei 2015); for an image, any of its captions is right. Every score is compared, "
-    "without an index. Images of equal content count once. Scores within 0.000001 of each other are "
-    "ties, and a figure is the mean over all orders of what is tied (McSherry and Najork 2008). The "
-    "intervals are 95 % percentile bootstrap intervals over images."
+    "without an index. Images of equal content count once. Scores within 0.000001 of another are "
+    "ties, and a figure is the mean over all orders of what is tied (McSherry and Najork 2008). "
+    "The intervals are 95 % percentile bootstrap intervals over images."
 )
 _HOW_COMPARED = (
     "What the server answers, against the exact ranking. An answer is right among the first k if "
@@ -49,10 +49,12 @@ def write_page(file: Path, title: str, evaluation: Evaluation, detail: Detail) -
 def render_page(title: str, evaluation: Evaluation, detail: Detail) -> str:
     """Returns the report as HTML, with all that comes from others escaped."""
     best, worst = pick_examples(detail)
+    counted = f'<div class="card aside"><h3>How it is counted</h3>{_note(_HOW_COUNTED)}</div>'
+    charts = curve_chart(detail) + rank_chart(detail) + score_chart(detail) + counted
     sections = [
         _headline(title, evaluation),
-        f'<div class="charts">{curve_chart(detail)}{rank_chart(detail)}{score_chart(detail)}</div>',
-        _section("Both directions", _note(_HOW_COUNTED), _directions(evaluation.variants[0])),
+        f'<div class="charts">{charts}</div>',
+        _section("Both directions", _directions(evaluation.variants[0])),
         _templates(evaluation) if len(evaluation.variants) > 1 else "",
         _index(evaluation, detail),
         _section(
@@ -128,14 +130,16 @@ def _index(evaluation: Evaluation, detail: Detail) -> str:
     if index.stages_p50_ms:
         stages = (f"{name} {ms:.2f} ms" for name, ms in index.stages_p50_ms.items())
         speed += f" The stages within the server, median: {', '.join(stages)}."
-    charts = agreement_chart(index) + latency_chart(index, detail.single_ms)
-    parts = [_note(_HOW_COMPARED), _note(speed), f'<div class="charts">{charts}</div>']
+    parts = [_note(_HOW_COMPARED), _note(speed)]
     if (cut := evaluation.auto_cut) is not None:
         lost = percent(cut.lost / cut.captions)
-        parts.append(
-            f"<p>With auto-cut, {cut.lost:,} of {cut.captions:,} captions ({lost}) lose their "
-            f"image, and {cut.emptied:,} are left without any hit.</p>"
+        note = (
+            f"With auto-cut, {cut.lost:,} of {cut.captions:,} captions ({lost}) lose their image, "
+            f"and {cut.emptied:,} are left without any hit."
         )
+        parts.append(_note(note))
+    charts = agreement_chart(index) + latency_chart(index, detail.single_ms)
+    parts.append(f'<div class="charts">{charts}</div>')
     return _section("The index, and how fast it answers", *parts)
 
 

@@ -22,7 +22,7 @@ from clipsearch.cli.evaluate.ranking import SCORE_BINS, Doubles, Standing
 
 _CURVE_POINTS = 60
 _LATENCY_BINS = 40
-_RANK_EDGES = (1, 2, 3, 6, 11, 21, 51, 101, 201, 501, 1001, 2001, 5001, 10_001, 10**9)
+_RANK_EDGES = (1, 2, 6, 11, 21, 51, 101, 501, 1001, 5001, 10**9)
 
 
 def curve_chart(detail: Detail) -> str:
@@ -79,7 +79,9 @@ def rank_chart(detail: Detail) -> str:
 def _range(low: int, high: int) -> str:
     if high == low + 1:
         return str(low)
-    return f"{_short(low)}+" if high == _RANK_EDGES[-1] else f"\u2264{_short(high - 1)}"
+    if high == _RANK_EDGES[-1]:
+        return f">{_short(low - 1)}"
+    return f"\u2264{_short(high - 1)}"
 
 
 def _short(number: int) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from clipsearch.cli.evaluate.evaluation import Evaluation
-from clipsearch.cli.evaluate.metrics import RetrievalFigures
+from clipsearch.cli.evaluate.metrics import RECALL_AT, Estimate, RetrievalFigures
 from clipsearch.cli.evaluate.pairs import Problem
 from clipsearch.cli.evaluate.probe import ProbeFigures
-from clipsearch.cli.evaluate.wording import FIGURE_COLUMNS, interval, percent, variant_name
+from clipsearch.cli.evaluate.wording import interval, percent, variant_name
 from clipsearch.cli.output import new_table, show_facts, stderr, stdout, visible
 
 _MAX_PROBLEMS = 10
@@ -18,12 +18,13 @@ _MAX_PROBLEMS = 10
 
 def show_evaluation(evaluation: Evaluation) -> None:
     """Writes the tables to stdout, and what was left out to stderr."""
-    table = new_table("query", "template", *FIGURE_COLUMNS)
     for variant in evaluation.variants:
-        name = Text(visible(variant_name(variant)))
-        table.add_row("caption to image", name, *_cells(variant.text_to_image))
-        table.add_row("image to caption", name, *_cells(variant.image_to_text))
-    stdout.print(table)
+        if len(evaluation.variants) > 1:
+            stdout.print(Text(visible(f"template: {variant_name(variant)}"), style="bold"))
+        table = new_table("query", *(f"R@{k}" for k in RECALL_AT), "median rank", "MRR")
+        table.add_row("caption to image", *_cells(variant.text_to_image))
+        table.add_row("image to caption", *_cells(variant.image_to_text))
+        stdout.print(table)
     index, agreement = evaluation.index, evaluation.index.agreement
     k = max(agreement.recall)
     found = ", ".join(f"recall@{at} {it:.4f}" for at, it in agreement.recall.items())
@@ -44,16 +45,19 @@ def show_evaluation(evaluation: Evaluation) -> None:
         facts["collection"] = evaluation.collection
     show_facts(facts)
     stderr.print(
-        "with 95 % bootstrap intervals over images; ties count as the mean of all their orders",
+        "±: half of the 95 % bootstrap interval over images; ties count as their mean",
         style="dim",
     )
     _show_problems(evaluation.problems)
 
 
 def _cells(figures: RetrievalFigures) -> list[str]:
-    recalls = [f"{percent(it.value)} ({interval(it)})" for it in figures.recall.values()]
-    mean_rank = f"{figures.mean_rank:,.1f}"
-    return [*recalls, f"{figures.median_rank:,g}", mean_rank, f"{figures.mrr.value:.3f}"]
+    recalls = [_with_margin(it) for it in figures.recall.values()]
+    return [*recalls, f"{figures.median_rank:,g}", f"{figures.mrr.value:.3f}"]
+
+
+def _with_margin(estimate: Estimate) -> str:
+    return f"{percent(estimate.value)} ±{50 * (estimate.high - estimate.low):.1f}"
 
 
 def show_probe(figures: ProbeFigures, problems: Sequence[Problem]) -> None:
