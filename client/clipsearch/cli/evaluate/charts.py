@@ -117,7 +117,7 @@ def histogram(
         height = _TOP + 12 + 16 * number
         marks.append(
             f'<line class="mark" x1="{at}" x2="{at}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
-            f'<text x="{at + offset}" y="{height}" text-anchor="{anchor}">{escape(name)}</text>'
+            f"{_text(at + offset, height, name, 'value', anchor)}"
         )
     return _figure(title, description, _axes(x, y), marks, [one.name for one in series])
 

@@ -187,7 +187,7 @@ def linear_probe(
     with _explained(folder):
         from clipsearch.cli.evaluate.labelled_folder import read_labelled_folder
         from clipsearch.cli.evaluate.linear_probe import DEFAULT_TEMPLATES, probe_folder
-        from clipsearch.cli.evaluate.tables import show_probe
+        from clipsearch.cli.evaluate.probe_table import show_probe
 
         labelled = read_labelled_folder(folder)
         progress = new_progress(hidden=as_json and stdout.is_terminal)

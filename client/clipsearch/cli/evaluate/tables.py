@@ -9,8 +9,7 @@ from rich.text import Text
 from clipsearch.cli.evaluate.evaluation import Evaluation
 from clipsearch.cli.evaluate.metrics import RECALL_AT, Estimate, RetrievalFigures
 from clipsearch.cli.evaluate.pairs import Problem
-from clipsearch.cli.evaluate.probe import ProbeFigures
-from clipsearch.cli.evaluate.wording import interval, percent, variant_name
+from clipsearch.cli.evaluate.wording import percent, variant_name
 from clipsearch.cli.output import new_table, show_facts, stderr, stdout, visible
 
 _MAX_PROBLEMS = 10
@@ -48,7 +47,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
         "±: half of the 95 % bootstrap interval over images; ties count as their mean",
         style="dim",
     )
-    _show_problems(evaluation.problems)
+    show_problems(evaluation.problems)
 
 
 def _cells(figures: RetrievalFigures) -> list[str]:
@@ -60,30 +59,8 @@ def _with_margin(estimate: Estimate) -> str:
     return f"{percent(estimate.value)} ±{50 * (estimate.high - estimate.low):.1f}"
 
 
-def show_probe(figures: ProbeFigures, problems: Sequence[Problem]) -> None:
-    """Writes the tables of a linear probe to stdout."""
-    table = new_table("class", "train", "test", "linear probe", "zero-shot")
-    for it in figures.classes:
-        counts = (f"{it.train_images:,}", f"{it.test_images:,}")
-        table.add_row(Text(visible(it.name)), *counts, percent(it.probe), percent(it.zero_shot))
-    stdout.print(table)
-    accuracy = figures.accuracy
-    facts: dict[str, object] = {
-        "linear probe": f"{percent(accuracy.value)} ({interval(accuracy)}), mean of the classes "
-        f"{percent(figures.mean_class_accuracy)}, C = {figures.c:.3g}"
-        + ("" if figures.has_converged else ", not converged"),
-    }
-    for template, one in figures.zero_shot.items():
-        facts[f"zero-shot, {template}"] = f"{percent(one.value)} ({interval(one)})"
-    facts["images"] = (
-        f"{figures.train_images:,} to train with ({figures.validation_images:,} of them to choose "
-        f"C by), {figures.test_images:,} to test with"
-    )
-    show_facts(facts)
-    _show_problems(problems)
-
-
-def _show_problems(problems: Sequence[Problem]) -> None:
+def show_problems(problems: Sequence[Problem]) -> None:
+    """Writes what was left out to stderr."""
     for problem in problems[:_MAX_PROBLEMS]:
         stderr.print(Text(visible(f"left out: {problem.key}: {problem.message}")))
     if (more := len(problems) - _MAX_PROBLEMS) > 0:
