@@ -25,6 +25,7 @@ class Embedder:
     """The two towers of a model folder."""
 
     def __init__(self, folder: Path) -> None:
+        self._images: dict[Path, Vector] = {}
         self._card = json.loads((folder / "model_card.json").read_text())
         self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "clip_text/tokenizer.json"))
         self._tokenizer.no_truncation()
@@ -45,6 +46,11 @@ class Embedder:
 
     def image(self, file: Path) -> Vector:
         """Of a square picture, which needs no cropping."""
+        if file not in self._images:
+            self._images[file] = self._embed_image(file)
+        return self._images[file]
+
+    def _embed_image(self, file: Path) -> Vector:
         size = self._card["image_size_px"]
         picture = Image.open(file).convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

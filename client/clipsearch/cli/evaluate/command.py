@@ -89,8 +89,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME",
-            help="Evaluate over this collection, in which images are found by id, URL, uri or "
-            "file name, instead of adding them.",
+            help="Evaluate over this collection, in which images are found by id, URL, uri, file "
+            "name or content, instead of adding them.",
         ),
     ] = "",
     keep: KeepOption = False,

@@ -114,7 +114,7 @@ def _find(client: SearchClient, pairs: Pairs, name: str, progress: Progress) -> 
     gallery = load(client, collection, progress)
     rows = tuple(gallery.find(entry) for entry in pairs.images)
     problems = tuple(
-        Problem(entry.key, "no stored image has this id, URL, uri or file name")
+        Problem(entry.key, "no stored image has this id, URL, uri, file name or content")
         for entry, row in zip(pairs.images, rows, strict=True)
         if row is None
     )

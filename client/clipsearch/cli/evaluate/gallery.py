@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Self
 from urllib.parse import unquote, urlsplit
@@ -34,7 +35,8 @@ class Gallery:
     pictures: tuple[Picture, ...]
     embeddings: Floats  # (m, d), of L2 norm 1
     original: Places  # (m,): the first image of the same content, itself if there is none before
-    rows: dict[str, tuple[int, ...]]  # by the names that images go by: id, url, uri, file name
+    # By all that images go by: id, url, uri, file name, SHA-256 of the content.
+    rows: dict[str, tuple[int, ...]]
 
     @classmethod
     def load(cls, client: SearchClient, collection: str, advance: Callable[[int], None]) -> Self:
@@ -52,7 +54,8 @@ class Gallery:
             for name in _names(image):
                 rows[name].append(row)
             advance(1)
-        embeddings = np.frombuffer(values, np.float32).reshape(len(pictures), -1)
+        shape = (len(pictures), -1) if pictures else (0, 0)
+        embeddings = np.frombuffer(values, np.float32).reshape(shape)
         places = np.array(original, np.int64)
         return cls(tuple(pictures), embeddings, places, {k: tuple(v) for k, v in rows.items()})
 
@@ -67,7 +70,8 @@ class Gallery:
         return int(self.original[rows[0]]) if rows else None
 
     def find(self, entry: Entry) -> int | None:
-        """Returns the row of the image that a data set means, by its id, url, uri or file name.
+        """Returns the row of the image that a data set means, by its id, url, uri or file name, or
+        by the content of its file.
 
         None if there is none, or if the only thing that fits is the name of several files of
         different content.
@@ -81,7 +85,12 @@ class Gallery:
 
 def _names(image: Image) -> set[str]:
     labels = {label for label in (image.url, image.uri) if label}
-    return {image.id, *labels, *(file for label in labels if (file := _file_name(label)))}
+    return {
+        image.id,
+        image.sha256,
+        *labels,
+        *(file for label in labels if (file := _file_name(label))),
+    }
 
 
 def _sought(entry: Entry) -> Iterator[str]:
@@ -96,6 +105,11 @@ def _sought(entry: Entry) -> Iterator[str]:
         yield entry.uri
     yield entry.key
     yield _file_name(entry.key)
+    if isinstance(entry.origin, File) and entry.origin.path.is_file():
+        try:
+            yield sha256(entry.origin.path.read_bytes()).hexdigest()
+        except OSError:
+            return  # then it is not there
 
 
 def _file_name(label: str) -> str:
