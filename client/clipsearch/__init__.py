@@ -47,6 +47,7 @@ from clipsearch._models import (
     TextEmbeddings,
     TextResult,
 )
+from clipsearch.filter_syntax import FilterSyntaxError, parse_filter
 from clipsearch.filters import AnyOf, Condition, Exists, Filter, Match, Prefix, Range
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "FieldType",
     "FieldViolation",
     "Filter",
+    "FilterSyntaxError",
     "Hit",
     "Image",
     "ImagePage",
@@ -97,6 +99,7 @@ __all__ = [
     "UnauthenticatedError",
     "UnavailableError",
     "main",
+    "parse_filter",
 ]
 
 

@@ -12,6 +12,7 @@ from clipsearch.cli import add, images, info, query, transfer
 from clipsearch.cli.evaluate import command as evaluate
 from clipsearch.cli.index import command as index
 from clipsearch.cli.output import show_everything
+from clipsearch.cli.query import command as query
 from clipsearch.cli.session import DEFAULT_SERVER, Server
 
 _EPILOG = """
@@ -23,6 +24,8 @@ _EPILOG = """
 
     clipsearch query "a black cat" -n 5 --sheet cats.png
 
+    clipsearch query --image cat.jpg --not "a dog" --where "width >= 640"
+
     clipsearch dump pictures.parquet
 
     clipsearch --server search.example.com:443 --tls list --json
@@ -30,7 +33,7 @@ _EPILOG = """
 **Exit codes**
 
     0  everything was done
-    1  some images were refused, or there is no such image
+    1  some images or texts were refused, or there is no such image
     2  the command line, or a value in it, is wrong
     3  the server cannot be reached, or did not answer in time
     4  the server refused or failed

@@ -30,7 +30,7 @@ class ExitCode(IntEnum):
     """What the command's exit codes mean; ``clipsearch --help`` says the same."""
 
     OK = 0
-    INCOMPLETE = 1  # some images were refused, or there is no such image
+    INCOMPLETE = 1  # some images or texts were refused, or there is no such image
     USAGE = 2  # the command line, or a value in it, is wrong
     UNREACHABLE = 3  # no answer, or none in time
     FAILED = 4  # the server refused or failed

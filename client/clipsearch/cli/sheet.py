@@ -54,7 +54,7 @@ def write_sheet(file: Path, text: str, hits: Sequence[Hit], *, subtitle: str = "
     """
     with ThreadPoolExecutor(max_workers=8) as threads:
         tiles = list(threads.map(_hit_tile, count(1), hits))
-    sheet = draw_sheet(text, tiles, subtitle=subtitle if hits else "nothing found")
+    sheet = draw_sheet(text, tiles, subtitle=subtitle or ("" if hits else "nothing found"))
     sheet.save(file, format="PNG")
 
 
@@ -67,7 +67,9 @@ def _hit_tile(rank: int, hit: Hit) -> Tile:
         picture.thumbnail((_PICTURE_PX, _PICTURE_PX), Image.Resampling.LANCZOS)
     except PictureError as error:
         picture = f"{error}\n{uri}"
-    return Tile(picture, f"{rank}   {display_name(hit.image)}", f"score {hit.score:.3f}")
+    alike = f"   +{hit.near_duplicate_count} alike" if hit.near_duplicate_count else ""
+    detail = f"score {hit.score:.3f}{alike}"
+    return Tile(picture, f"{rank}   {display_name(hit.image)}", detail)
 
 
 def draw_sheet(

@@ -22,6 +22,8 @@ from unit.client.scripted_service import Driver, ScriptedService, make_status
         (StatusCode.INVALID_ARGUMENT, "SOURCE_NOT_ALLOWED", clipsearch.InvalidRequestError),
         (StatusCode.INVALID_ARGUMENT, "IMAGE_TOO_LARGE", clipsearch.InvalidImageError),
         (StatusCode.NOT_FOUND, "IMAGE_NOT_FOUND", clipsearch.NotFoundError),
+        (StatusCode.ALREADY_EXISTS, "COLLECTION_EXISTS", clipsearch.AlreadyExistsError),
+        (StatusCode.FAILED_PRECONDITION, "COLLECTION_IN_USE", clipsearch.CollectionInUseError),
         (StatusCode.FAILED_PRECONDITION, "SOURCE_HTTP_STATUS", clipsearch.SourceError),
         (StatusCode.FAILED_PRECONDITION, "MODEL_MISMATCH", clipsearch.ModelMismatchError),
         (StatusCode.FAILED_PRECONDITION, "SOMETHING_NEW", SearchError),

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import Result
 
+from clipsearch.v1 import filter_pb2
 from clipsearch.v1 import image_search_pb2 as pb
 from unit.client.scripted_service import ScriptedService, make_image, make_status
 
@@ -153,3 +154,252 @@ def test_a_limit_beyond_the_contract_is_a_usage_error(run: Run) -> None:
     result = run("query", "a cat", "-n", str(2**31))
     assert result.exit_code == 2
     assert "2147483647" in result.stderr
+
+
+ID = "00000000-0000-0000-0000-000000000001"
+HIT = pb.Hit(image=make_image(0), score=0.5)
+
+
+def test_like_a_stored_picture(service: ScriptedService, run: Run) -> None:
+    service.answer("QueryImage", pb.QueryImageResponse(hits=[HIT]))
+    result = run("query", "--image", ID, "-n", "3")
+    assert result.exit_code == 0, result.stderr
+    assert "0.500" in result.stdout
+    assert service.requests["QueryImage"] == [pb.QueryImageRequest(id=ID, limit=3)]
+
+
+def test_like_a_picture_at_a_url(service: ScriptedService, run: Run) -> None:
+    service.answer("QueryImage", pb.QueryImageResponse(hits=[HIT]))
+    url = "https://example.com/cat.jpg"
+    assert run("query", "--image", url, "--header", "Authorization: x").exit_code == 0
+    expected = pb.QueryImageRequest(url=url, fetch_headers={"Authorization": "x"})
+    assert service.requests["QueryImage"] == [expected]
+
+
+def test_like_a_file(service: ScriptedService, run: Run, tmp_path: Path) -> None:
+    service.answer("QueryImage", pb.QueryImageResponse(hits=[HIT]))
+    (tmp_path / "cat.png").write_bytes(b"a picture")
+    assert run("query", "--image", str(tmp_path / "cat.png")).exit_code == 0
+    assert service.requests["QueryImage"] == [pb.QueryImageRequest(content=b"a picture")]
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [(None, "no such file"), (20_000, "has 20.0 kB; the server takes 10.0 kB")]
+)
+def test_a_file_that_cannot_be_sent(
+    size: int | None, message: str, run: Run, tmp_path: Path
+) -> None:
+    if size is not None:
+        (tmp_path / "cat.png").write_bytes(bytes(size))
+    result = run("query", "--image", str(tmp_path / "cat.png"))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_mix_with_weights(service: ScriptedService, run: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "a::2.png"
+    picture.write_bytes(b"a picture")
+    service.answer("Query", pb.QueryResponse(hits=[HIT], truncated_terms=[1]))
+    result = run(
+        *(
+            "query",
+            "at night",
+            "--and",
+            "in the rain ::0.5",
+            "--not",
+            "people",
+            "--not",
+            "cars::.5",
+        ),
+        *("--image", str(picture), "--image", "https://example.com/a.jpg::2", "--not-image", ID),
+        *("--template", "a {}", "--template", "{}"),
+    )
+    assert result.exit_code == 0, result.stderr
+    [request] = service.requests["Query"]
+    assert list(request.terms) == [
+        pb.QueryTerm(text="at night", weight=1),
+        pb.QueryTerm(text="in the rain", weight=0.5),
+        pb.QueryTerm(image_content=b"a picture", weight=1),
+        pb.QueryTerm(image_url="https://example.com/a.jpg", weight=2),
+        pb.QueryTerm(text="people", weight=-1),
+        pb.QueryTerm(text="cars", weight=-0.5),
+        pb.QueryTerm(image_id=ID, weight=-1),
+    ]
+    assert list(request.prompt_templates.templates) == ["a {}", "{}"]
+    assert result.stderr == 'cut to the model\'s limit: "in the rain"\n'
+
+
+@pytest.mark.parametrize("text", ["C::B", "std::", "::x", "10:30", "::1::"])
+def test_a_text_is_what_it_is(text: str, service: ScriptedService, run: Run) -> None:
+    service.answer("QueryText", pb.QueryTextResponse())
+    assert run("query", text).exit_code == 0
+    assert service.requests["QueryText"] == [pb.QueryTextRequest(text=text)]
+
+
+def test_one_term_alone_may_be_unlike(service: ScriptedService, run: Run) -> None:
+    service.answer("Query", pb.QueryResponse())
+    assert run("query", "--not", "a cat").exit_code == 0
+    expected = pb.QueryRequest(terms=[pb.QueryTerm(text="a cat", weight=-1)])
+    assert service.requests["Query"] == [expected]
+
+
+def test_filters_and_ranking(service: ScriptedService, run: Run) -> None:
+    service.answer("QueryText", pb.QueryTextResponse())
+    result = run(
+        *("query", "a cat", "--where", "width >= 640 and colour = red", "--auto-cut", "--exact"),
+        *("--duplicate-similarity", "0.5", "--diversity", "0.25"),
+    )
+    assert result.exit_code == 0, result.stderr
+    [request] = service.requests["QueryText"]
+    assert [condition.field for condition in request.filter.must] == ["width_px", "colour"]
+    assert request.filter.must[0].number_range == filter_pb2.NumberRange(gte=640)
+    assert request.ranking == pb.Ranking(
+        auto_cut=True, collapse=True, collapse_similarity=0.5, diversity=0.25, exact=True
+    )
+
+
+def test_a_wrong_filter_is_shown_with_its_place(service: ScriptedService, run: Run) -> None:
+    result = run("query", "a cat", "--where", "colour => red")
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    at = next(number for number, line in enumerate(lines) if "colour => red" in line)
+    assert lines[at + 1][lines[at].index("=> red")] == "^"
+    assert not service.requests
+
+
+def test_near_duplicates_are_counted(service: ScriptedService, run: Run) -> None:
+    hits = [pb.Hit(image=make_image(0), score=0.5, near_duplicate_count=3), HIT]
+    service.answer("QueryText", pb.QueryTextResponse(hits=hits))
+    result = run("query", "a cat", "--no-duplicates")
+    assert result.exit_code == 0, result.stderr
+    head, _, first, second = [line.split() for line in result.stdout.splitlines() if line.strip()]
+    assert head == ["#", "score", "picture", "alike", "pixels", "id"]
+    assert (first[4], second[4]) == ("+3", "640")
+    [request] = service.requests["QueryText"]
+    assert request.ranking == pb.Ranking(collapse=True)
+
+
+def test_that_nothing_really_matches_is_told(
+    service: ScriptedService, run: Run, tmp_path: Path
+) -> None:
+    service.answer("QueryText", pb.QueryTextResponse(cut_off=pb.CutOff(score=0.25)))
+    result = run("query", "a cat", "--auto-cut", "--sheet", str(tmp_path / "sheet.png"))
+    assert result.exit_code == 0
+    assert result.stdout == "nothing really matches (the best score was below 0.250)\n"
+
+
+def test_what_was_cut_off_is_told(service: ScriptedService, run: Run) -> None:
+    service.answer("QueryText", pb.QueryTextResponse(hits=[HIT], cut_off=pb.CutOff(score=0.25)))
+    result = run("query", "a cat", "--auto-cut")
+    assert result.stderr == "left out what scored below 0.250\n"
+
+
+def test_pages(service: ScriptedService, run: Run) -> None:
+    service.answer(
+        "QueryText",
+        pb.QueryTextResponse(hits=[HIT], next_page_token="second-page"),
+        pb.QueryTextResponse(cut_off=pb.CutOff(score=0.25)),
+    )
+    assert run("query", "a cat").stderr == "more hits: --page-token second-page\n"
+    last = run("query", "a cat", "--page-token", "second-page")
+    assert (last.exit_code, last.stdout) == (0, "no more hits\n")
+    assert [request.page_token for request in service.requests["QueryText"]] == ["", "second-page"]
+
+
+def test_all_pages(service: ScriptedService, run: Run) -> None:
+    service.answer(
+        "QueryImage",
+        pb.QueryImageResponse(hits=[HIT], next_page_token="second"),
+        pb.QueryImageResponse(hits=[], next_page_token="third"),
+        pb.QueryImageResponse(hits=[HIT]),
+    )
+    result = run("query", "--image", ID, "--all", "--json")
+    assert result.exit_code == 0, result.stderr
+    value = json.loads(result.stdout)
+    assert (len(value["hits"]), value["next_page_token"]) == (2, "")
+    tokens = [request.page_token for request in service.requests["QueryImage"]]
+    assert tokens == ["", "second", "third"]
+
+
+def answer_texts(request: pb.QueryTextsRequest, _: grpc.ServicerContext) -> pb.QueryTextsResponse:
+    empty = make_status(grpc.StatusCode.INVALID_ARGUMENT, "text: is bad", "INVALID_FIELD")
+    answers = {
+        "bad": pb.QueryTextsResult(error=empty),
+        "nothing": pb.QueryTextsResult(response=pb.QueryTextResponse()),
+    }
+    two = pb.QueryTextResponse(hits=[HIT, pb.Hit(image=make_image(1), score=0.25)])
+    results = [answers.get(text, pb.QueryTextsResult(response=two)) for text in request.texts]
+    return pb.QueryTextsResponse(results=results)
+
+
+def test_a_file_of_texts_is_a_table(service: ScriptedService, run: Run, tmp_path: Path) -> None:
+    service.answer("QueryTexts", answer_texts)
+    file = tmp_path / "queries.txt"
+    file.write_text("\ufeffa cat::2\r\n\n  nothing \n", encoding="utf-8")
+    result = run("query", "--file", str(file), "-n", "2", "--auto-cut", "--template", "a {}")
+    assert result.exit_code == 0, result.stderr
+    _, _, first, second = [line.strip() for line in result.stdout.splitlines() if line.strip()]
+    assert first.split("  ")[0] == "a cat::2"
+    assert first.endswith("0.500   cat 0.png, cat 1.png")
+    assert second.endswith("nothing found")
+    assert service.requests["QueryTexts"] == [
+        pb.QueryTextsRequest(
+            texts=["a cat::2", "nothing"],
+            limit=2,
+            ranking=pb.Ranking(auto_cut=True),
+            prompt_templates=pb.PromptTemplates(templates=["a {}"]),
+        )
+    ]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_bad_text_of_a_file_does_not_disturb_the_others(
+    as_json: bool, service: ScriptedService, run: Run
+) -> None:
+    service.answer("QueryTexts", answer_texts)
+    options = ["--json"] if as_json else []
+    result = run("query", "--file", "-", *options, stdin="a cat\nbad\na dog\n")
+    assert result.exit_code == 1
+    if not as_json:
+        assert "refused: text: is bad" in result.stdout
+        assert "a dog" in result.stdout
+        return
+    first, second, third = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [len(found["result"]["hits"]) for found in (first, third)] == [2, 2]
+    error = {"message": "text: is bad", "code": "INVALID_ARGUMENT", "reason": "INVALID_FIELD"}
+    assert second == {"text": "bad", "result": None, "error": error}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such file or folder"), (b"a cat\ncaf\xe9\n", "line 2 is not UTF-8")],
+)
+def test_a_file_of_texts_that_cannot_be_read(
+    content: bytes | None, message: str, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "queries.txt"
+    if content is not None:
+        file.write_bytes(content)
+    result = run("query", "--file", str(file))
+    assert result.exit_code == 2
+    assert result.stderr == f"clipsearch: {file}: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say what to find"),
+        (["a cat", "--file", "x.txt"], "is for texts alone"),
+        (["--file", "x.txt", "--all"], "is for texts alone"),
+        (["--file", "x.txt", "--sheet", "x.png"], "is for texts alone"),
+        (["a cat", "--header", "A: b"], "is for the URL of a single --image"),
+        (["--image", ID, "--header", "A: b"], "is for the URL of a single --image"),
+        (["a cat", "--diversity", "2"], "--diversity"),
+        (["a cat", "--where", ""], "the filter is empty"),
+    ],
+)
+def test_what_does_not_go_together(arguments: list[str], message: str, run: Run) -> None:
+    result = run("query", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
