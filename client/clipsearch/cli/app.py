@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clipsearch.cli import add, images, info, query, transfer
+from clipsearch.cli import add, images, info, transfer
 from clipsearch.cli.evaluate import command as evaluate
 from clipsearch.cli.index import command as index
 from clipsearch.cli.output import show_everything
