@@ -175,7 +175,7 @@ def _picture(picture: Thumbnail, label: str, score: float) -> str:
         if picture.data_uri
         else f'<span class="missing">{escape(picture.problem)}</span>'
     )
-    return f"<figure>{shown}<figcaption><b>{label}</b>{name}, {score:.3f}</figcaption></figure>"
+    return f"<figure>{shown}<figcaption><b>{label}</b>{name}<br/>{score:.3f}</figcaption></figure>"
 
 
 def _figure_cells(figures: RetrievalFigures) -> list[str]:
