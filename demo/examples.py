@@ -36,8 +36,8 @@ its first {shown} pictures, the right ones in a green frame, and where the first
 
 The queries, and which pictures count as right, were written down in
 [demo/example_queries.py](../demo/example_queries.py) before the first result was seen, and none was
-left out since. **{found} of {total} have what was asked for in the first place, {shown_found} among
-the first {shown}.**
+left out since. **{found} of {total} have a right one in the first place, {shown_found} among the
+first {shown}.** Some of the others are sensible answers all the same, and some are not.
 """
 
 

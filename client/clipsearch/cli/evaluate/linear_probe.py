@@ -28,7 +28,8 @@ def probe_folder(
 ) -> tuple[ProbeFigures, tuple[Problem, ...]]:
     """Embeds the images through the server, and probes the embeddings.
 
-    Class names are the folders', with spaces for ``_`` and ``-``. Returns the figures, and the
+    Class names are the folders', with spaces for ``_`` and ``-``; of images of equal content the
+    first counts, and those to train with come first. Returns the figures, and the
     images that were left out. Raises SearchError, and FormatError if too few images are left.
     """
     filled = fill(client, folder.images, model, progress)
@@ -38,8 +39,12 @@ def probe_folder(
     }
     if not keep:
         discard(client, filled.collection)
-    there = [place for place, row in enumerate(filled.rows) if row is not None]
-    rows = np.array([filled.rows[place] for place in there], np.int64)
+    # Each content once, or the probe could be tested with what it was trained with.
+    first: dict[int, int] = {}
+    for place, row in enumerate(filled.rows):
+        if row is not None:
+            first.setdefault(row, place)
+    rows, there = np.array(list(first), np.int64), list(first.values())
     labels = np.array([folder.labels[place] for place in there], np.int64)
     is_test = None if folder.is_test is None else np.array(folder.is_test)[there]
     split = stratified_split(labels, is_test, seed)
