@@ -82,7 +82,7 @@ train-demo: $(DEV)/ready ## Train the demo model anew (hours; see docs/demo-mode
 lock: ## Write constraints.txt: the newest versions that fit, for CI and everybody
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip --disable-pip-version-check install --quiet \
-		"$(TORCH)" -e "client[cli,parquet]" -e "server[cpu]" -e export -r requirements-dev.txt
+		"$(TORCH)" -e "client[cli,evaluate,parquet]" -e "server[cpu]" -e export -r requirements-dev.txt
 	build/lock/bin/python -m pip freeze --exclude-editable | grep -v -e '^torch==' -e ' @ ' > constraints.txt
 
 clean: ## Remove what the targets made, but for the environments
@@ -98,7 +98,7 @@ $(VENV)/ready: client/pyproject.toml server/pyproject.toml constraints.txt
 $(DEV)/ready: client/pyproject.toml server/pyproject.toml export/pyproject.toml requirements-dev.txt constraints.txt
 	@echo "setting up $(DEV): the server, the command, the exporter and the tools (minutes)"
 	@$(PYTHON) -m venv --clear $(DEV)
-	@$(DEV)/bin/python $(PIP) "$(TORCH)" -e "client[cli,parquet]" -e "server[cpu]" -e export -r requirements-dev.txt
+	@$(DEV)/bin/python $(PIP) "$(TORCH)" -e "client[cli,evaluate,parquet]" -e "server[cpu]" -e export -r requirements-dev.txt
 	@touch $@
 
 # In a folder of its own, without what it depends on: its numpy is older than ours. The python

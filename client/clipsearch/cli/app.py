@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli import add, collections, images, info, transfer
+from clipsearch.cli.evaluate import command as evaluate
 from clipsearch.cli.index import command as index
 from clipsearch.cli.output import show_everything
 from clipsearch.cli.query import command as query
@@ -108,4 +109,6 @@ app.command()(images.delete)
 app.command()(transfer.dump)
 app.command()(transfer.load)
 app.add_typer(collections.app, name="collections")
+app.command()(evaluate.evaluate)
+app.command()(evaluate.linear_probe)
 app.command()(info.info)
