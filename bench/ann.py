@@ -6,7 +6,8 @@
 
 ``build`` makes shards of synthetic embeddings (clip_like.py) with the server's own configuration of
 Qdrant Edge, without payloads: one as it is before ``optimize``, and a copy of it optimised for each
-kind of quantisation. It keeps them in --work, and goes on where it was cut off.
+kind of quantisation. It keeps them in --work (12 GB for a million), and goes on where it was cut
+off.
 
 ``measure`` asks each shard in a process of its own: first pictures, untimed, then texts, one at a
 time. What is found is held against the ten nearest by numpy's float32 products with every vector.
@@ -56,12 +57,24 @@ QUERIES = 1_000  # of each kind
 FEW_QUERIES = 100  # where each goes through every vector
 OVERSAMPLING = 2.0  # as the server asks Qdrant
 
-QUANTIZATIONS: dict[str, edge.QuantizationConfigType | None] = {
-    "plain": None,
-    "int8": edge.ScalarQuantizationConfig(
-        type=edge.ScalarType.Int8, quantile=0.99, always_ram=True
-    ),
-    "turbo4": edge.TurboQuantQuantizationConfig(bits=edge.TurboQuantBitSize.Bits4, always_ram=True),
+INT8 = edge.ScalarQuantizationConfig(type=edge.ScalarType.Int8, quantile=0.99, always_ram=True)
+TURBO4 = edge.TurboQuantQuantizationConfig(bits=edge.TurboQuantBitSize.Bits4, always_ram=True)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A shard that is made of another by ``optimize``."""
+
+    quantization: edge.QuantizationConfigType | None
+    source: str = "linear"
+    on_disk: bool = False  # the originals are read when they are asked for
+
+
+VARIANTS = {
+    "plain": Variant(None),
+    "int8": Variant(INT8),
+    "turbo4": Variant(TURBO4),
+    "turbo4-cold": Variant(TURBO4, source="turbo4", on_disk=True),  # keeps the graph
 }
 
 console = Console(highlight=False, soft_wrap=True)
@@ -96,7 +109,12 @@ ROWS = [
     Row(name="int8, rescored", shard="int8", rescore=True),
     Row(name="turbo4", shard="turbo4", rescore=False),
     Row(name="turbo4, rescored", shard="turbo4", rescore=True),
+    Row(name="turbo4, rescored, originals on disk", shard="turbo4-cold", rescore=True),
     *(Row(name=f"plain, hnsw_ef {ef}", shard="plain", hnsw_ef=ef) for ef in (64, 128, 256, 512)),
+    *(
+        Row(name=f"{shard}, rescored, hnsw_ef 256", shard=shard, hnsw_ef=256, rescore=True)
+        for shard in ("int8", "turbo4")
+    ),
 ]
 
 
@@ -134,7 +152,7 @@ def build(place: Workplace) -> None:
     place.folder.mkdir(parents=True, exist_ok=True)
     place.once("linear", partial(fill, place))
     place.once("truth", partial(rank, place))
-    for name in QUANTIZATIONS:
+    for name in VARIANTS:
         place.once(name, partial(optimize, place, name))
 
 
@@ -185,10 +203,15 @@ def rank(place: Workplace, folder: Path) -> Json:
 
 def optimize(place: Workplace, name: str, folder: Path) -> Json:
     """Builds the graph of a copy, which may be quantised."""
-    shutil.copytree(place.shard("linear"), folder)
+    variant = VARIANTS[name]
+    shutil.copytree(place.shard(variant.source), folder)
     config = edge.EdgeConfig(  # the graph's and the optimiser's stay as Shard made them
-        vectors=edge.EdgeVectorParams(size=DIM, distance=edge.Distance.Cosine),
-        quantization_config=QUANTIZATIONS[name],
+        vectors=edge.EdgeVectorParams(
+            size=DIM,
+            distance=edge.Distance.Cosine,
+            memory=edge.Memory.Cold if variant.on_disk else None,
+        ),
+        quantization_config=variant.quantization,
     )
     shard = edge.EdgeShard.load(str(folder / "edge"), config)
     cpu, start = cpu_s(), perf_counter()
@@ -227,7 +250,7 @@ def measure(place: Workplace, passes: int) -> None:
         "data": place.known("truth"),
         "build": {
             name: place.known(name) | {"disk_mb": disk_mb(place.shard(name))}
-            for name in ("linear", *QUANTIZATIONS)
+            for name in ("linear", *VARIANTS)
         },
         "rows": [summary(row, results[row.name]) for row in ROWS],
     }
