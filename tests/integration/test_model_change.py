@@ -33,7 +33,7 @@ ADDED = PICTURES[32:]  # meanwhile
 FETCHED_IDS = [str(UUID(int=n)) for n in range(len(FETCHED))]
 SENT_IDS = [str(UUID(int=1000 + n)) for n in range(len(SENT))]
 FIXED_IDS = {*FETCHED_IDS, *SENT_IDS}
-PAGE = 10
+PAGE = 12
 HALF = 10
 
 Answer = tuple[tuple[str, float], ...]
@@ -137,7 +137,7 @@ def search(address: str, stopping: Event, restarting: Event) -> list[tuple[str, 
     """Searches until told to stop; returns every answer, in their order."""
     found = []
     with SearchClient(address) as client:
-        while not stopping.wait(0.05):
+        while not stopping.wait(0.2):
             for text in TEXTS:
                 try:
                     found.append((text, answer(client, text)))
@@ -153,7 +153,7 @@ def add(address: str, stopping: Event) -> set[str]:
     kept: list[str] = []
     with SearchClient(address) as client:
         for n, path in enumerate(ADDED):
-            if stopping.wait(0.02):
+            if stopping.wait(0.1):
                 break
             kept.append(client.add_image(content=path.read_bytes(), uri=path.as_uri()).image.id)
             if n % 3 == 2:
