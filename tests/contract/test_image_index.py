@@ -29,8 +29,9 @@ EMBEDDING_TOLERANCE = 1e-6  # a store may normalise once more
 pytestmark = [
     # One index for all tests, emptied before each: to start Edge takes longer than to use it.
     pytest.mark.asyncio(loop_scope="module"),
-    # qdrant_client's local mode needs no index on a payload, and warns of one.
+    # qdrant_client's local mode needs no index on a payload, is always exact, and warns of either.
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
 ]
 
 

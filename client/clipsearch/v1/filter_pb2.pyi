@@ -25,7 +25,9 @@ class Filter(_message.Message):
 
     An image passes if all of `must` hold, none of `must_not`, and one of `should` at least, if there are
     any. An empty filter lets every image pass. Returns INVALID_ARGUMENT if there are more than 256
-    conditions in all, or filters within each other more than 8 levels deep.
+    conditions in all, or filters within each other more than 8 levels deep; and with reason
+    FILTER_REFUSED, if the index does not take it: if it would have to test metadata without an index
+    for seconds (see Collection.indexed_fields), or a Qdrant server before 1.19 a prefix.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -171,7 +173,9 @@ class AnyOf(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___Scalar]:
-        """The values, of one type; at most 1,000. Returns INVALID_ARGUMENT if there are none."""
+        """The values, of one type; at most 1,000 in all of the filter. Returns INVALID_ARGUMENT if there are
+        none.
+        """
 
     def __init__(
         self,

@@ -1659,7 +1659,8 @@ class IndexedField(_message.Message):
     """
     type: Global___FieldType.ValueType
     """The type of its values. Required. Values of another type are stored, and do not pass a filter's test
-    for this one.
+    for this one. Of a field indexed as times, nothing passes a test for a range of numbers, nor the other
+    way round.
     """
     def __init__(
         self,

@@ -17,10 +17,11 @@ from qdrant_client import grpc as q
 from qdrant_client.conversions.conversion import RestToGrpc
 
 from clipsearch_server import errors
+from clipsearch_server.filters import Exists, Filter, MatchAny, Prefix
 from clipsearch_server.indexes.points import to_payload
 from clipsearch_server.indexes.qdrant.connection import QdrantServer
 from clipsearch_server.indexes.qdrant.index import QdrantIndex
-from clipsearch_server.ports import NearestQuery
+from clipsearch_server.ports import FieldType, IndexedField, NearestQuery
 from fake_qdrant import FakeQdrant, Hang
 from qdrant_calls import (
     ALL,
@@ -243,6 +244,67 @@ async def test_queries_cross_in_one_call_without_payloads(
     assert [request.limit for request in batch.query_points] == [3, 7, 1]
     assert not any(request.with_payload.enable for request in batch.query_points)
     assert "Points/Get" not in qdrant.requests
+
+
+async def test_a_filter_is_sent_with_what_is_excluded(
+    index: QdrantIndex, qdrant: FakeQdrant
+) -> None:
+    red = MatchAny("metadata.colour", ("red",))
+    start = Prefix("metadata.path", "a/")
+    filters = [Filter(must=(red,), must_not=(start,)), None, None]
+    await index.search(
+        [
+            NearestQuery(embedding=VECTOR, limit=1, filter=filter, exclude=exclude, exact=exact)
+            for filter, exclude, exact in zip(
+                filters, ((), (UUID(int=7),), ()), (False, False, True), strict=True
+            )
+        ]
+    )
+    (batch,) = qdrant.requests["Points/QueryBatch"]
+    filtered, excluding, exact = batch.query_points
+    assert filtered.filter.must[0].field.key == "metadata.colour"
+    assert filtered.filter.must[0].field.match.keywords.strings == ["red"]
+    assert filtered.filter.must_not[0].field.match.prefix == "a/"
+    assert not filtered.HasField("params")
+    (condition,) = excluding.filter.must_not
+    assert [it.uuid for it in condition.has_id.has_id] == [str(UUID(int=7))]
+    assert not exact.HasField("filter")
+    assert exact.params.exact
+    assert exact.params.quantization.ignore
+
+
+async def test_a_prefix_needs_a_qdrant_that_knows_it(qdrant: FakeQdrant) -> None:
+    qdrant.version = "1.18.2"
+    prefix = Filter(should=(Filter(must_not=(Prefix("uri", "a/"),)),))
+    async with an_index(qdrant) as index:
+        with pytest.raises(errors.FilterRefused, match=r"1\.18\.2.*1\.19 or later"):
+            await index.search([NearestQuery(embedding=VECTOR, limit=1, filter=prefix)])
+        exists = Filter(must=(Exists("uri"),))
+        assert await index.search([NearestQuery(embedding=VECTOR, limit=1, filter=exists)]) == [[]]
+
+
+async def test_an_index_on_a_field_is_made_once_and_waited_for(
+    index: QdrantIndex, qdrant: FakeQdrant
+) -> None:
+    qdrant.requests.clear()
+    tags = IndexedField("metadata.tags", FieldType.KEYWORD)
+    for _ in range(2):
+        await index.add_indexed_fields([tags, IndexedField("metadata.at", FieldType.TIME)])
+    first, second = qdrant.requests["Points/CreateFieldIndex"]
+    assert (first.field_name, second.field_name) == ("metadata.tags", "metadata.at")
+    assert first.wait
+    assert first.field_index_params.keyword_index_params.prefix
+    assert second.wait
+    assert second.field_type == q.FieldType.FieldTypeDatetime
+
+
+async def test_an_index_that_is_not_complete_in_time_is_not_acknowledged(
+    index: QdrantIndex, qdrant: FakeQdrant
+) -> None:
+    acknowledged = q.UpdateResult(status=q.UpdateStatus.Acknowledged)
+    qdrant.answer("Points/CreateFieldIndex", q.PointsOperationResponse(result=acknowledged))
+    with pytest.raises(errors.OutcomeUnknown):
+        await index.add_indexed_fields([IndexedField("metadata.tags", FieldType.KEYWORD)])
 
 
 async def test_the_last_of_one_id_is_sent(index: QdrantIndex, qdrant: FakeQdrant) -> None:

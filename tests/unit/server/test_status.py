@@ -56,6 +56,7 @@ def test_every_reason_is_what_aip_193_asks_for() -> None:
         (errors.InvalidRequest("text", "is empty"), code_pb2.INVALID_ARGUMENT),
         (errors.InvalidImage("no image", reason="IMAGE_UNDECODABLE"), code_pb2.INVALID_ARGUMENT),
         (errors.SourceNotAllowed(), code_pb2.INVALID_ARGUMENT),
+        (errors.FilterRefused("costs too much"), code_pb2.INVALID_ARGUMENT),
         (
             errors.SourceFailed("404", reason="SOURCE_HTTP_STATUS", retryable=False),
             code_pb2.FAILED_PRECONDITION,

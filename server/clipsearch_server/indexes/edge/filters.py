@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TypeAlias
 from uuid import UUID
@@ -10,9 +10,16 @@ from uuid import UUID
 import numpy as np
 import qdrant_edge as edge
 
+from clipsearch_server.errors import FilterRefused
+from clipsearch_server.filters import Filter, Leaf, MatchAny, leaves
 from clipsearch_server.ports import FieldType
 
 Condition: TypeAlias = "edge.FieldCondition | edge.IsEmptyCondition | edge.HasIdCondition"
+
+# Without an index on its field, a condition is tested on point after point, 2 to 3 us each (tried),
+# and nothing can stop a search that has begun. So many tests are a few seconds.
+_MAX_TESTS = 2_000_000
+_MIN_TESTS_A_POINT = 4  # however many points there are
 
 FIELD_SCHEMAS: dict[FieldType, edge.KeywordIndexParams | edge.PayloadSchemaType] = {
     FieldType.KEYWORD: edge.KeywordIndexParams(prefix=True),
@@ -74,6 +81,25 @@ class EdgeWords:
             gt=_rfc3339(gt), gte=_rfc3339(gte), lt=_rfc3339(lt), lte=_rfc3339(lte)
         )
         return edge.FieldCondition(field, range=bounds)
+
+
+def require_affordable(filter: Filter, *, indexed: Collection[str], points: int) -> None:
+    """Raises FilterRefused if a filter might take far too long, given the fields with an index."""
+    tested = [it for it in leaves(filter) if it.field not in indexed]
+    tests = sum(map(_tests, tested))
+    if tests > _MIN_TESTS_A_POINT and tests * points > _MAX_TESTS:
+        fields = ", ".join(sorted({it.field for it in tested})[:3])
+        raise FilterRefused(
+            f"tests fields without an index {tests} times for each of {points} images, which takes "
+            f"too long; have them indexed in the collection ({fields}), or test less"
+        )
+
+
+def _tests(condition: Leaf) -> int:
+    """How many of Edge's conditions it comes to."""
+    if isinstance(condition, MatchAny) and not isinstance(condition.values[0], str):
+        return len(condition.values)
+    return 1
 
 
 def _rfc3339(time: datetime | None) -> str | None:

@@ -21,15 +21,10 @@ from uuid import UUID
 import numpy as np
 import qdrant_edge as edge
 
-from clipsearch_server.errors import (
-    FilterRefused,
-    IndexUnavailable,
-    StartupError,
-    StorageFull,
-)
-from clipsearch_server.filters import Filter, Leaf, MatchAny, leaves, path_steps, to_path
+from clipsearch_server.errors import IndexUnavailable, StartupError, StorageFull
+from clipsearch_server.filters import path_steps, to_path
 from clipsearch_server.indexes.edge.durable import replace_file
-from clipsearch_server.indexes.edge.filters import FIELD_SCHEMAS, EdgeWords
+from clipsearch_server.indexes.edge.filters import FIELD_SCHEMAS, EdgeWords, require_affordable
 from clipsearch_server.indexes.edge.protocol import Points, Stats
 from clipsearch_server.indexes.filters import Translator
 from clipsearch_server.indexes.points import CONTENT_KEY, Payload, best_first
@@ -44,11 +39,6 @@ _SPARE_BYTES = 64 * 2**20
 
 # The floor is lowered by more than the deletion at hand, so that few deletions have to wait for it.
 _FLOOR_STEP = 1000
-
-# Without an index on its field, a condition is tested on point after point, 2 to 3 us each (tried),
-# and nothing can stop a search that has begun. So many tests are a few seconds.
-_MAX_TESTS = 2_000_000
-_MIN_TESTS_A_POINT = 4  # whatever there are of points
 
 _FULL = ("No space left on device", "Disk quota exceeded")  # strerror of ENOSPC and EDQUOT
 
@@ -150,21 +140,25 @@ class Shard:
         self._update(edge.UpdateOperation.delete_points(list(ids)))
 
     def convert_queries(self, queries: Sequence[NearestQuery]) -> list[edge.QueryRequest]:
-        """Raises FilterRefused if a filter costs too much, ValueError if a field is no path."""
+        """Raises FilterRefused if a filter costs too much, ValueError if Edge cannot take one."""
+        if filters := [query.filter for query in queries if query.filter is not None]:
+            points = self.count()
+            for filter in filters:
+                require_affordable(filter, indexed=self._indexed, points=points)
         translator = Translator(EdgeWords(), time_fields=self._time_fields)
-        for query in queries:
-            if query.filter is not None:
-                self._require_affordable(query.filter)
-        return [
-            edge.QueryRequest(
-                query=edge.Query.Nearest(query.embedding.tolist()),
-                limit=query.limit,
-                score_threshold=query.score_threshold,
-                filter=translator.passing(query.filter, query.exclude),
-                params=edge.SearchParams(exact=True) if query.exact else None,
-            )
-            for query in queries
-        ]
+        try:
+            return [
+                edge.QueryRequest(
+                    query=edge.Query.Nearest(query.embedding.tolist()),
+                    limit=query.limit,
+                    score_threshold=query.score_threshold,
+                    filter=translator.passing(query.filter, query.exclude),
+                    params=edge.SearchParams(exact=True) if query.exact else None,
+                )
+                for query in queries
+            ]
+        except Exception as error:
+            raise ValueError(f"a query cannot be asked: {error}") from error
 
     def search(self, requests: list[edge.QueryRequest]) -> list[list[tuple[UUID, float]]]:
         """Answers queries together."""
@@ -249,20 +243,6 @@ class Shard:
             field for field, kind in fields.items() if kind == edge.PayloadSchemaType.Datetime
         }
 
-    def _require_affordable(self, filter: Filter) -> None:
-        tests = [it for it in leaves(filter) if it.field not in self._indexed]
-        count = sum(_tests(it) for it in tests)
-        if count <= _MIN_TESTS_A_POINT:
-            return
-        with _explained():
-            points = self._shard.count(edge.CountRequest(exact=False))
-        if count * points > _MAX_TESTS:
-            fields = ", ".join(sorted({it.field for it in tests})[:3])
-            raise FilterRefused(
-                f"tests fields without an index {count} times for each of {points} images, which "
-                f"takes too long; have them indexed in the collection ({fields}), or test less"
-            )
-
     def _set_floor(self, points: int) -> None:
         if points != self._floor:
             with _explained():
@@ -305,13 +285,6 @@ def _read_floor(file: Path) -> int:
         return 0  # created, and never flushed
     except ValueError as error:
         raise StartupError(f"{file}: is not a number; put back a copy") from error
-
-
-def _tests(condition: Leaf) -> int:
-    """How many conditions of Edge's it comes to."""
-    if isinstance(condition, MatchAny) and not isinstance(condition.values[0], str):
-        return len(condition.values)
-    return 1
 
 
 def _entry(record: edge.Record) -> Entry:
