@@ -49,12 +49,14 @@ class FakeEncoder:
         self.gate = asyncio.Event()
         self.gate.set()
         self.images_embedded = 0
+        self.text_calls: list[int] = []  # how many texts each brought
         self.most_waiting = 0  # calls at the gate at one time
         self._waiting = 0
         self._changed = asyncio.Condition()
 
     async def encode_text(self, token_ids: TokenIds) -> Embeddings:
         await self._pass()
+        self.text_calls.append(len(token_ids))
         counts = [(token_ids == token_id).sum(axis=1) for token_id in (3, 4, 5)]
         return _unit(np.stack(counts, axis=1))
 

@@ -52,6 +52,7 @@ def cut_page(
     after: Cursor | None,
     max_rank: int = MAX_RANK,
     is_by_score: bool = True,
+    windows: Sequence[int] = WINDOWS,
 ) -> Page:
     """Cuts a page from a ranking in n >= 1 parts: what the windows found, or all of it in one.
 
@@ -59,7 +60,13 @@ def cut_page(
     all, so that a page after a hit that has gone can only start at its rank.
     """
     ranking = [hit for part in parts for hit in part]
-    start = 0 if after is None else _start(parts, ranking, after, is_by_score=is_by_score)
+    start = 0
+    if after is not None:
+        found = _rank_of(after.hit, ranking)
+        if found is not None:
+            start = found + 1
+        else:
+            start = _place(parts, windows, after) if is_by_score else after.rank
     hits = ranking[start : start + limit]
     end = start + len(hits)
     has_more = hits and end < min(len(ranking), max_rank)
@@ -102,23 +109,17 @@ class WindowedPage:
         self._is_whole = len(found) < window
 
     def cut(self) -> Page:
-        return cut_page(self._parts, limit=self._limit, after=self._after)
+        return cut_page(self._parts, limit=self._limit, after=self._after, windows=self._windows)
 
 
-def _start(
-    parts: Sequence[Sequence[ScoredId]],
-    ranking: Sequence[ScoredId],
-    after: Cursor,
-    *,
-    is_by_score: bool,
-) -> int:
+def _rank_of(wanted: ScoredId, ranking: Sequence[ScoredId]) -> int | None:
     for rank, hit in enumerate(ranking):
-        if hit.id == after.hit.id and abs(hit.score - after.hit.score) <= _SCORE_TOLERANCE:
-            return rank + 1
-    return _place(parts, after) if is_by_score else after.rank
+        if hit.id == wanted.id and abs(hit.score - wanted.score) <= _SCORE_TOLERANCE:
+            return rank
+    return None
 
 
-def _place(parts: Sequence[Sequence[ScoredId]], after: Cursor) -> int:
+def _place(parts: Sequence[Sequence[ScoredId]], windows: Sequence[int], after: Cursor) -> int:
     """Returns the rank of the first hit after one that has gone.
 
     Where a search is not exact, a later window finds images that belong before some that an earlier
@@ -126,7 +127,7 @@ def _place(parts: Sequence[Sequence[ScoredId]], after: Cursor) -> int:
     held it when others were there, in the parts that follow or precede.
     """
     places = [bisect(part, _order(after.hit), key=_order) for part in parts]
-    held = min(sum(window <= after.rank for window in WINDOWS), len(parts) - 1)
+    held = min(sum(window <= after.rank for window in windows), len(parts) - 1)
     while held > 0 and places[held] == 0:
         held -= 1
     while held < len(parts) - 1 and places[held] == len(parts[held]):
