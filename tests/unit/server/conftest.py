@@ -131,13 +131,15 @@ def engine(
     )
 
 
-def a_card(model_id: str = "colours", fingerprint: str = "c" * 64, dim: int = 3) -> ModelCard:
+@pytest.fixture
+def card() -> ModelCard:
+    """Of the model that knows three colours."""
     return ModelCard(
         format_version=1,
-        model_id=model_id,
-        fingerprint=fingerprint,
+        model_id="colours",
+        fingerprint="c" * 64,
         precision="fp32",
-        embedding_dim=dim,
+        embedding_dim=3,
         image_size_px=SIZE_PX,
         resize_px=SIZE_PX,
         resample="bicubic",
@@ -150,25 +152,27 @@ def a_card(model_id: str = "colours", fingerprint: str = "c" * 64, dim: int = 3)
     )
 
 
-def spec_of(card: ModelCard) -> CollectionSpec:
+@pytest.fixture
+def spec(card: ModelCard) -> CollectionSpec:
     return CollectionSpec(
         model_id=card.model_id, fingerprint=card.fingerprint, embedding_dim=card.embedding_dim
     )
 
 
 @pytest.fixture
-def stored(index: FakeIndex) -> StoredImages:
-    return StoredImages("images-1", spec_of(a_card()), index)
+def stored(spec: CollectionSpec, index: FakeIndex) -> StoredImages:
+    return StoredImages("images-1", spec, index)
 
 
 @pytest.fixture
-def store(index: FakeIndex) -> FakeStore:
-    return FakeStore("images", spec_of(a_card()), index)
+def store(spec: CollectionSpec, index: FakeIndex) -> FakeStore:
+    return FakeStore("images", spec, index)
 
 
 @pytest.fixture
-def models(encoder: FakeEncoder, decoder: ImageDecoder, tokenizer: Tokenizer) -> LoadedModels:
-    card = a_card()
+def models(
+    card: ModelCard, encoder: FakeEncoder, decoder: ImageDecoder, tokenizer: Tokenizer
+) -> LoadedModels:
     model = LoadedModel(card=card, tokenizer=tokenizer, encoder=encoder, decoder=decoder)
     return LoadedModels([model])
 
