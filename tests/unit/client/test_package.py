@@ -52,12 +52,16 @@ def test_the_extras_are_what_the_command_needs() -> None:
         extra: {requirement.split(">=")[0] for requirement in requirements}
         for extra, requirements in project["optional-dependencies"].items()
     }
-    assert extras == {"cli": {"typer", "rich", "pillow"}, "parquet": {"pyarrow"}}
+    assert extras == {
+        "cli": {"typer", "rich", "pillow"},
+        "evaluate": {"numpy", "scikit-learn"},
+        "parquet": {"pyarrow"},
+    }
 
 
-def test_the_command_starts_without_what_dumps_need() -> None:
+def test_the_command_starts_without_what_few_of_its_commands_need() -> None:
     done = run_python(
         "import sys; import clipsearch.cli.app\n"
-        "sys.exit(', '.join({'numpy', 'pyarrow'} & sys.modules.keys()) or 0)"
+        "sys.exit(', '.join({'numpy', 'pyarrow', 'sklearn'} & sys.modules.keys()) or 0)"
     )
     assert done.returncode == 0, done.stderr
