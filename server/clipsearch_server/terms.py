@@ -150,9 +150,13 @@ class TermEmbedder:
 
 async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Awaits all side by side. If one fails, the others are cancelled, and its error is raised."""
+    tasks: list[asyncio.Task[T]] = []
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call) for call in calls]
+            tasks += map(group.create_task, calls)
     except ExceptionGroup as failed:
+        # They hold the error, whose traceback holds this frame: no cycle, or all lives on.
+        tasks.clear()
+        del group
         raise failed.exceptions[0] from None
     return [task.result() for task in tasks]

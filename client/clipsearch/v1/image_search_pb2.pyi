@@ -518,7 +518,7 @@ class QueryTextsRequest(_message.Message):
     """
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The descriptions: 1 to 256, each as in QueryTextRequest."""
+        """The descriptions: 1 to 256, each as in QueryTextRequest; in their prompt templates, of 4 MiB together."""
 
     @_builtins.property
     def filter(self) -> _filter_pb2.Filter:
@@ -936,8 +936,9 @@ class Ranking(_message.Message):
     diversity: _builtins.float
     """How much hits are to differ from each other, from 0 to 1: the next hit is the image with the highest
     (1 - diversity) * score - diversity * (its highest cosine similarity to a hit before it), the maximal
-    marginal relevance of Carbonell and Goldstein (1998). Hits are then not ordered by their scores. Returns
-    INVALID_ARGUMENT if it is out of range or not a number. Default: 0.
+    marginal relevance of Carbonell and Goldstein (1998), among the first 1,024 images. Hits are then not
+    ordered by their scores, and images added or deleted between pages may change what comes next, so that a
+    hit repeats or is missing. Returns INVALID_ARGUMENT if it is out of range or not a number. Default: 0.
     """
     exact: _builtins.bool
     """Whether to compare the query with every image, so that no hit is missed. Slower, in proportion to the
@@ -997,7 +998,8 @@ class PromptTemplates(_message.Message):
     @_builtins.property
     def templates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The templates, for example `a photo of a {}`: at most 100, each of at most 1,024 bytes and with exactly
-        one `{}`. Returns INVALID_ARGUMENT if not. None: texts are embedded as they are.
+        one `{}`. Returns INVALID_ARGUMENT if not, or if the texts of a request, each in every template, have more
+        than 4 MiB together. None: texts are embedded as they are.
         """
 
     def __init__(
@@ -1028,7 +1030,7 @@ class EmbedTextsRequest(_message.Message):
     """
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The texts: 1 to 256, each as in QueryTextRequest."""
+        """The texts: 1 to 256, each as in QueryTextRequest; in their prompt templates, of 4 MiB together."""
 
     @_builtins.property
     def prompt_templates(self) -> Global___PromptTemplates:

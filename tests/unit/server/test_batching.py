@@ -97,6 +97,17 @@ async def test_a_short_text_is_not_batched_with_a_long_one() -> None:
     assert [batch.shape for batch in inner.batches] == [(1, 5), (3, 8), (2, 70)]
 
 
+async def test_texts_of_one_call_are_batched_at_their_own_lengths() -> None:
+    inner = RecordingEncoder()
+    inner.gate.set()
+    rows = np.full((4, 70), PAD, dtype=np.int64)
+    for row, length in zip(rows, (5, 70, 7, 1), strict=True):
+        row[:length] = length
+    async with batching(inner) as encoder:
+        assert (await encoder.encode_text(rows)).tolist() == [[5, 5], [70, 70], [7, 7], [1, 1]]
+    assert [batch.shape for batch in inner.batches] == [(3, 8), (1, 70)]
+
+
 async def test_rows_of_one_call_come_back_in_their_order() -> None:
     inner = RecordingEncoder()
     inner.gate.set()
