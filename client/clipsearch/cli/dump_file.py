@@ -19,7 +19,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clipsearch import EmbeddedImage, Image, Model
+from clipsearch import Collection, EmbeddedImage, Image
 
 FORMAT_VERSION = "1"
 
@@ -51,18 +51,18 @@ class DumpWriter:
     Until then they are in ``FILE.part`` beside it. Raises OSError.
     """
 
-    def __init__(self, file: Path, model: Model) -> None:
+    def __init__(self, file: Path, collection: Collection) -> None:
         self._file = file
         self._part = file.with_name(f"{file.name}.part")
-        self._schema = _schema(model.embedding_dim).with_metadata(
+        self._schema = _schema(collection.embedding_dim).with_metadata(
             {
                 _VERSION_KEY: FORMAT_VERSION,
-                _MODEL_KEY: model.id,
-                _FINGERPRINT_KEY: model.fingerprint,
-                _DIM_KEY: str(model.embedding_dim),
+                _MODEL_KEY: collection.model_id,
+                _FINGERPRINT_KEY: collection.model_fingerprint,
+                _DIM_KEY: str(collection.embedding_dim),
             }
         )
-        self._fingerprint = model.fingerprint
+        self._fingerprint = collection.model_fingerprint
         self._waiting: list[EmbeddedImage] = []
 
     def __enter__(self) -> Self:

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from clipsearch import ServerInfo
 from clipsearch.cli.options import CollectionOption, JsonOption
 from clipsearch.cli.output import human_bytes, show_error, show_json, stdout
 from clipsearch.cli.progress import new_progress
@@ -39,10 +38,10 @@ def dump(
         start_s = time.monotonic()
         images = 0
         with connect(context) as client:
-            info = client.server_info()
+            source = client.get_collection(collection)
             progress = new_progress(hidden=as_json and stdout.is_terminal)
-            task = progress.add_task("dumping", total=_image_count(info, collection))
-            with progress, DumpWriter(file, info.model) as writer:
+            task = progress.add_task("dumping", total=source.image_count)
+            with progress, DumpWriter(file, source) as writer:
                 for embedded in client.export_images(collection=collection):
                     writer.write(embedded)
                     images += 1
@@ -71,13 +70,14 @@ def load(
 
         start_s = time.monotonic()
         with DumpReader(file) as reader, connect(context) as client:
-            model = client.server_info().model
-            if reader.fingerprint != model.fingerprint:
+            target = client.get_collection(collection)
+            if reader.fingerprint != target.model_fingerprint:
                 show_error(
                     f"{file}: holds images of the model {reader.model_id} (fingerprint "
-                    f"{reader.fingerprint}), and the server's is {model.id} (fingerprint "
-                    f"{model.fingerprint}): their embeddings cannot be compared; start a server "
-                    "with the model of the file, or add the pictures anew"
+                    f"{reader.fingerprint}), and the collection {target.name} those of "
+                    f"{target.model_id} (fingerprint {target.model_fingerprint}): their embeddings "
+                    "cannot be compared; name a collection of the file's model, or add the "
+                    "pictures anew"
                 )
                 raise typer.Exit(ExitCode.FAILED)
             progress = new_progress(hidden=as_json and stdout.is_terminal)
@@ -106,14 +106,6 @@ def _explained(file: Path) -> Iterator[None]:
     except OSError as error:
         show_error(f"{file}: {error.strerror or error}")
         raise typer.Exit(ExitCode.USAGE) from error
-
-
-def _image_count(info: ServerInfo, name: str) -> int | None:
-    """The number of images in the collection; None if the server tells of none by that name."""
-    return next(
-        (it.image_count for it in info.collections if (it.name == name if name else it.is_default)),
-        None,
-    )
 
 
 def _show_summary(verb: str, images: int, file: Path, elapsed_s: float, *, as_json: bool) -> None:

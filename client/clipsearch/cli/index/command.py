@@ -142,7 +142,7 @@ def index(
         else:
             entries = FailuresFile(places.source)
         report = Report("checking" if dry_run_ else "indexing", entries.count(), as_json=as_json)
-        binding = Binding(places.name, server.target, collection or None)
+        binding = Binding(places.name, server.target)
         if dry_run_:
             with Journal(places.journal, binding, restart=restart, read_only=True) as known:
                 dry_run(entries, known, report, retries_refused=retry is not None)

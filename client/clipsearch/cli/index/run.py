@@ -9,9 +9,8 @@ from pathlib import Path
 from threading import Event
 
 import typer
-from grpc import StatusCode
 
-from clipsearch import NotFoundError, SearchClient, ServerInfo
+from clipsearch import Collection, NotFoundError, SearchClient
 from clipsearch.cli.index.entry import EntrySource
 from clipsearch.cli.index.failures import FailuresFile, is_replaceable, write_failures
 from clipsearch.cli.index.hash_table import HashTable, hash64
@@ -65,9 +64,8 @@ class Run:
 
         Raises JournalError, FormatError, OSError and SearchError.
         """
-        info = client.server_info()
-        _check_collection(sending.collection, info)
-        bound = _bind(binding, info)
+        limits = client.server_info().limits
+        bound = _bind(binding, client.get_collection(sending.collection))
         with Journal(self._places.journal, bound, restart=restart) as journal:
             if not self._is_to_be_trusted(client, journal, sending.collection):
                 show_error("the server no longer has what the journal says; starting anew")
@@ -75,12 +73,13 @@ class Run:
             retried = self._take_over(journal) if self._is_retry else None
             reader = Reader(
                 journal=journal,
-                max_bytes=info.limits.max_image_bytes,
+                max_bytes=limits.max_image_bytes,
                 retries_refused=self._is_retry,
             )
 
             def check_server() -> None:
-                if _bind(binding, client.server_info()) != bound or not self._is_to_be_trusted(
+                collection = client.get_collection(sending.collection)
+                if _bind(binding, collection) != bound or not self._is_to_be_trusted(
                     client, journal, sending.collection
                 ):
                     show_error(
@@ -154,19 +153,9 @@ def _wanted(
     return journal.is_visited if is_complete else lambda key: True
 
 
-def _check_collection(name: str, info: ServerInfo) -> None:
-    """Raises NotFoundError, as the server would, before a journal is bound to a mistyped name."""
-    if name and name not in (it.name for it in info.collections):
-        raise NotFoundError(
-            StatusCode.NOT_FOUND, f"there is no collection named {name!r}", "COLLECTION_NOT_FOUND"
-        )
-
-
-def _bind(binding: Binding, info: ServerInfo) -> Binding:
-    collection = binding.collection or next(
-        (it.name for it in info.collections if it.is_default), None
-    )
-    return Binding(binding.source, binding.server, collection, info.model.fingerprint)
+def _bind(binding: Binding, collection: Collection) -> Binding:
+    # By its own name: an alias may stand for another one next time.
+    return Binding(binding.source, binding.server, collection.name, collection.model_fingerprint)
 
 
 def _holds_what_it_should(client: SearchClient, journal: Journal, collection: str) -> bool:

@@ -29,6 +29,21 @@ def run(service: ScriptedService) -> Run:
         ),
     )
 
+    service.answer(
+        "GetCollection",
+        pb.GetCollectionResponse(
+            collection=pb.Collection(
+                name="images-1",
+                image_count=1234,
+                is_default=True,
+                aliases=["images"],
+                model_id="demo",
+                model_fingerprint="abc",
+                embedding_dim=256,
+            )
+        ),
+    )
+
     def run_command(*arguments: str, stdin: str | bytes = "") -> Result:
         environment = {"CLIPSEARCH_SERVER": service.target, "COLUMNS": "200", "NO_COLOR": "1"}
         return CliRunner().invoke(app, arguments, input=stdin, env=environment)

@@ -15,7 +15,7 @@ import pytest
 from grpc_status import rpc_status
 from typer.testing import Result
 
-from clipsearch import Model
+from clipsearch import Collection
 from clipsearch._convert.transfer import embedded_image
 from clipsearch.cli.dump_file import DumpError, DumpReader, DumpWriter
 from clipsearch.v1 import image_search_pb2 as pb
@@ -222,8 +222,10 @@ def test_another_models_dump_is_refused_before_anything_is_sent(
     service: ScriptedService, run: Run, dumped: Path
 ) -> None:
     service.answer(
-        "GetServerInfo",
-        pb.GetServerInfoResponse(model=pb.Model(id="big", fingerprint="xyz", embedding_dim=512)),
+        "GetCollection",
+        pb.GetCollectionResponse(
+            collection=pb.Collection(name="images-1", model_id="big", model_fingerprint="xyz")
+        ),
     )
     result = run("load", str(dumped))
     assert result.exit_code == 4
@@ -263,16 +265,16 @@ def test_what_is_no_parquet_file(run: Run, tmp_path: Path, content: bytes) -> No
 
 def test_no_damaged_byte_changes_an_image_or_hides_one(tmp_path: Path) -> None:
     """Of the names of the model, which have no checksum, the fingerprint is compared anyway."""
-    model = Model(
-        id="demo",
-        fingerprint="abc",
-        precision="fp16",
+    collection = Collection(
+        name="images-1",
+        image_count=5,
+        is_default=True,
+        model_id="demo",
+        model_fingerprint="abc",
         embedding_dim=4,
-        image_size_px=64,
-        max_tokens=77,
     )
     file = tmp_path / "a.parquet"
-    with DumpWriter(file, model) as writer:
+    with DumpWriter(file, collection) as writer:
         for number in range(5):
             writer.write(embedded_image(make_embedded(number), "abc"))
     images = read(file)

@@ -91,15 +91,18 @@ def test_what_is_new_or_changed_is_sent(run: Run, shelf: Shelf, folder: Path) ->
 @pytest.fixture
 def pets(service: ScriptedService, run: Run) -> str:
     """The name of another collection, which the server has as well."""
-    collections = [pb.Collection(name="images", is_default=True), pb.Collection(name="pets")]
-    service.answer(
-        "GetServerInfo",
-        pb.GetServerInfoResponse(
-            model=pb.Model(fingerprint="abc"),
-            collections=collections,
-            limits=pb.Limits(max_image_bytes=10_000),
-        ),
-    )
+    names = {"": "images-1", "images": "images-1", "pets": "pets"}
+
+    def get(request: pb.GetCollectionRequest, context: grpc.ServicerContext) -> Any:
+        if request.name not in names:
+            status = make_status(
+                grpc.StatusCode.NOT_FOUND, "no such collection", "COLLECTION_NOT_FOUND"
+            )
+            context.abort_with_status(rpc_status.to_status(status))
+        found = pb.Collection(name=names[request.name], model_fingerprint="abc")
+        return pb.GetCollectionResponse(collection=found)
+
+    service.answer("GetCollection", get)
     return "pets"
 
 
@@ -519,7 +522,7 @@ def test_another_collection_wants_another_journal(
     run("index", str(folder))
     result = run("index", str(folder), "--collection", pets)
     assert result.exit_code == 2
-    assert "is about the collection images, and not pets; --journal names another" in only_line(
+    assert "is about the collection images-1, and not pets; --journal names another" in only_line(
         result
     )
     other = folder.parent / "other"
@@ -528,12 +531,21 @@ def test_another_collection_wants_another_journal(
     assert other.exists()
 
 
+def test_an_alias_is_the_collection_that_it_stands_for(
+    run: Run, shelf: Shelf, pets: str, folder: Path
+) -> None:
+    run("index", str(folder))
+    again = run("index", str(folder), "--collection", "images")
+    assert again.exit_code == 0
+    assert "stored already" in first_line(again)
+
+
 def test_a_mistyped_collection_leaves_nothing_behind(
     run: Run, shelf: Shelf, pets: str, folder: Path
 ) -> None:
     result = run("index", str(folder), "--collection", "pest")
     assert result.exit_code == 1
-    assert only_line(result) == "clipsearch: there is no collection named 'pest'"
+    assert only_line(result) == "clipsearch: no such collection"
     assert "the same command" not in result.stdout
     assert [path.name for path in folder.parent.iterdir()] == ["pictures"]
     assert run("index", str(folder), "--collection", pets).exit_code == 0
