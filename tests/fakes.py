@@ -263,7 +263,7 @@ class FakeStore:
 
     async def delete_alias(self, alias: str) -> None:
         if alias not in self._aliases:
-            raise CollectionNotFound(alias)
+            raise CollectionNotFound(alias, "alias")
         del self._aliases[alias]
 
     def _require(self, name: str) -> None:

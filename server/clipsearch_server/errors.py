@@ -126,15 +126,15 @@ class ImageNotFound(NotFound):
 
 
 class CollectionNotFound(NotFound):
-    """No collection has this name."""
+    """No collection has this name, or no alias does."""
 
     reason = "COLLECTION_NOT_FOUND"
     resource_type = "clipsearch.v1.Collection"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, kind: str = "collection") -> None:
         # A name may be as long as a message, and what travels with a status may not.
         shown = name if len(name) <= 64 else name[:64] + "..."
-        super().__init__(shown, f"there is no collection named {shown!r}")
+        super().__init__(shown, f"there is no {kind} named {shown!r}")
 
 
 class CollectionExists(ClipsearchError):

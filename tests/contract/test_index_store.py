@@ -102,7 +102,7 @@ async def test_a_name_is_a_collections_or_an_aliass(store: IndexStore) -> None:
         with pytest.raises(CollectionNotFound):
             await store.set_alias("album", missing)
     for alias in ("nothing", "photos"):
-        with pytest.raises(CollectionNotFound):
+        with pytest.raises(CollectionNotFound, match=f"no alias named '{alias}'"):
             await store.delete_alias(alias)
     assert await store.aliases() == {"images": "images-1"}
 

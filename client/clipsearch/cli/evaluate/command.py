@@ -133,7 +133,7 @@ def evaluate(
             collection=collection,
             model=model,
             keep=keep,
-            templates=tuple(template or ()),
+            templates=_templates(template),
             auto_cut=auto_cut,
         )
         progress = new_progress(hidden=as_json and stdout.is_terminal)
@@ -197,7 +197,7 @@ def linear_probe(
                 labelled,
                 progress,
                 model=model,
-                templates=tuple(template or DEFAULT_TEMPLATES),
+                templates=_templates(template) or DEFAULT_TEMPLATES,
                 seed=seed,
                 keep=keep,
             )
@@ -207,6 +207,17 @@ def linear_probe(
         show_probe(figures, problems)
     if problems:
         raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+def _templates(given: list[str] | None) -> tuple[str, ...]:
+    """Ends the command if one has no place for the text: before anything is added, not after."""
+    for template in given or ():
+        if template.count("{}") != 1:
+            raise typer.BadParameter(
+                f"{template!r} must have {{}} in one place, where the text goes: a photo of a {{}}",
+                param_hint="--template",
+            )
+    return tuple(given or ())
 
 
 @contextmanager

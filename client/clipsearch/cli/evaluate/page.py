@@ -129,7 +129,10 @@ def _index(evaluation: Evaluation, detail: Detail) -> str:
     )
     if index.stages_p50_ms:
         stages = (f"{name} {ms:.2f} ms" for name, ms in index.stages_p50_ms.items())
-        speed += f" The stages within the server, median: {', '.join(stages)}."
+        speed += (
+            f" The stages within the server, median: {', '.join(stages)}; texts that it remembers "
+            "from the batches before are not embedded again."
+        )
     parts = [_note(_HOW_COMPARED), _note(speed)]
     if (cut := evaluation.auto_cut) is not None:
         lost = percent(cut.lost / cut.captions)

@@ -19,7 +19,7 @@ from clipsearch.cli.options import (
 )
 from clipsearch.cli.output import show_error, show_json, visible
 from clipsearch.cli.query.batch import query_file
-from clipsearch.cli.query.search import Options, Search
+from clipsearch.cli.query.search import LARGEST_PAGE, Options, Search
 from clipsearch.cli.query.show import draw_hits, show_hits, tell_what_was_cut
 from clipsearch.cli.query.terms import Term, describe, parse_term
 from clipsearch.cli.session import ExitCode, connect
@@ -155,7 +155,12 @@ def query(
         ),
     ] = "",
     all_: Annotated[
-        bool, typer.Option("--all", help="All pages, as one.", rich_help_panel=_OUTPUT)
+        bool,
+        typer.Option(
+            "--all",
+            help="All hits that there are pages for: 10,000 at most.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = False,
     sheet: Annotated[
         Path | None,
@@ -186,9 +191,11 @@ def query(
     ]
     if header and (file is not None or len(terms) != 1 or not terms[0].is_url):
         raise typer.BadParameter("is for the URL of a single --image", param_hint="--header")
+    if all_ and limit is not None:
+        raise typer.BadParameter("either this or --limit", param_hint="--all")
     headers = parse_headers(header or [])
     options = Options(
-        limit=limit or 0,
+        limit=LARGEST_PAGE if all_ else limit or 0,
         score_threshold=min_score,
         collection=collection,
         filter=_filter(where),

@@ -8,6 +8,9 @@ from typing import TypedDict
 
 from clipsearch import Filter, QueryResult, QueryTerm, Ranking, SearchClient
 
+# What the contract allows. With the few hits of a page for people, all of them take many calls.
+LARGEST_PAGE = 1000
+
 
 class Options(TypedDict):
     """What every kind of query has, as the client's methods name it."""

@@ -23,6 +23,8 @@ from clipsearch.cli.query.terms import Term
 from clipsearch.cli.session import ExitCode
 from clipsearch.cli.sheet import write_sheet
 
+_SHOWN = 200  # characters of a text in a table
+
 
 def tell_what_was_cut(result: QueryResult, terms: Sequence[Term]) -> None:
     """Says which texts were too long, on stderr."""
@@ -50,7 +52,11 @@ def show_hits(result: QueryResult, *, is_first_page: bool, counts_alike: bool) -
     if stages := _stages(result):
         stderr.print(stages)
     if result.cut_off is not None:
-        stderr.print(f"left out what scored below {result.cut_off:.3f}")
+        stderr.print(
+            "too few images for --auto-cut to judge by: nothing was left out"
+            if _is_unjudged(result)
+            else f"left out what scored below {result.cut_off:.3f}"
+        )
     if result.next_page_token:
         # In one piece, however narrow the terminal is: it is there to be copied.
         typer.echo(f"more hits: --page-token {visible(result.next_page_token)}", err=True)
@@ -71,8 +77,11 @@ def show_texts(results: Iterable[TextResult]) -> int:
             pictures = Text(visible(", ".join(names)))
         elif found.result is not None:
             pictures = Text(_nothing(found.result))
-        table.add_row(Text(visible(found.text)), score, pictures)
-    stdout.print(table)
+        table.add_row(Text(visible(_shortened(found.text))), score, pictures)
+    if table.row_count:
+        stdout.print(table)
+    else:
+        stderr.print("there are no texts in it")
     return refused
 
 
@@ -87,10 +96,19 @@ def draw_hits(title: str, result: QueryResult, file: Path) -> None:
     stderr.print(Text(visible(f"drew {file}")))
 
 
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
 def _nothing(result: QueryResult) -> str:
-    if result.cut_off is None:
+    if result.cut_off is None or _is_unjudged(result):
         return "nothing found"
     return f"nothing really matches (the best score was below {result.cut_off:.3f})"
+
+
+def _is_unjudged(result: QueryResult) -> bool:
+    """Whether the automatic cut let everything pass: no score is lower than -1."""
+    return result.cut_off == -1
 
 
 def _stages(result: QueryResult) -> str:

@@ -220,7 +220,7 @@ class EdgeStore:
 
     async def _delete_alias(self, alias: str) -> None:
         if alias not in self._aliases:
-            raise CollectionNotFound(alias)
+            raise CollectionNotFound(alias, "alias")
         await self._write_aliases({it: to for it, to in self._aliases.items() if it != alias})
 
     async def _write_aliases(self, aliases: dict[str, str]) -> None:

@@ -195,8 +195,8 @@ class QdrantStore:
         async with self._changing():
             collection = (await self._directory.aliases()).get(alias)
             if collection is None:
-                raise CollectionNotFound(alias)
-            await self._directory.require_ours(collection, CollectionNotFound(alias))
+                raise CollectionNotFound(alias, "alias")
+            await self._directory.require_ours(collection, CollectionNotFound(alias, "alias"))
             await self._client.update_collection_aliases([_removal(alias)])
 
     async def _prepare(self, timeout_s: float) -> None:

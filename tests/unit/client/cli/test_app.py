@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from clipsearch.cli.app import app
 from clipsearch.cli.session import ExitCode
+from clipsearch.v1 import image_search_pb2 as pb
 from unit.client.scripted_service import ScriptedService
 
 Run = Callable[..., Result]
@@ -36,6 +37,12 @@ def test_info(run: Run) -> None:
     assert "demo (fp16, 256 dimensions" in result.stdout
     assert "50 megapixels" in result.stdout
     assert re.search(r"images \(default\) +1,234", result.stdout)
+
+
+def test_info_names_every_model(service: ScriptedService, run: Run) -> None:
+    models = [pb.Model(id=it, fingerprint=it * 16) for it in ("demo", "next")]
+    service.answer("GetServerInfo", pb.GetServerInfoResponse(model=models[0], models=models))
+    assert re.search(r"^other models +next \(nextnextnext\) *$", run("info").stdout, re.MULTILINE)
 
 
 def test_info_json(run: Run) -> None:

@@ -295,6 +295,18 @@ def test_what_was_cut_off_is_told(service: ScriptedService, run: Run) -> None:
     assert result.stderr == "left out what scored below 0.250\n"
 
 
+def test_that_there_was_too_little_to_judge_by_is_told(service: ScriptedService, run: Run) -> None:
+    uncut = pb.CutOff(score=-1)
+    service.answer(
+        "QueryText",
+        pb.QueryTextResponse(hits=[HIT], cut_off=uncut),
+        pb.QueryTextResponse(cut_off=uncut),
+    )
+    some = run("query", "a cat", "--auto-cut")
+    assert some.stderr == "too few images for --auto-cut to judge by: nothing was left out\n"
+    assert run("query", "a cat", "--auto-cut").stdout == "nothing found\n"
+
+
 def test_pages(service: ScriptedService, run: Run) -> None:
     service.answer(
         "QueryText",
@@ -318,8 +330,8 @@ def test_all_pages(service: ScriptedService, run: Run) -> None:
     assert result.exit_code == 0, result.stderr
     value = json.loads(result.stdout)
     assert (len(value["hits"]), value["next_page_token"]) == (2, "")
-    tokens = [request.page_token for request in service.requests["QueryImage"]]
-    assert tokens == ["", "second", "third"]
+    asked = [(request.page_token, request.limit) for request in service.requests["QueryImage"]]
+    assert asked == [("", 1000), ("second", 1000), ("third", 1000)]
 
 
 def answer_texts(request: pb.QueryTextsRequest, _: grpc.ServicerContext) -> pb.QueryTextsResponse:
@@ -351,6 +363,21 @@ def test_a_file_of_texts_is_a_table(service: ScriptedService, run: Run, tmp_path
             prompt_templates=pb.PromptTemplates(templates=["a {}"]),
         )
     ]
+
+
+def test_a_long_text_of_a_file_is_shortened(service: ScriptedService, run: Run) -> None:
+    service.answer("QueryTexts", answer_texts)
+    result = run("query", "--file", "-", stdin="a cat " * 1000)
+    assert "..." in result.stdout
+    assert len(result.stdout.splitlines()) < 20
+    [request] = service.requests["QueryTexts"]
+    assert len(request.texts[0]) == 5999
+
+
+def test_a_file_without_texts(run: Run) -> None:
+    result = run("query", "--file", "-", stdin="\n  \n")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "there are no texts in it\n"
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -395,6 +422,7 @@ def test_a_file_of_texts_that_cannot_be_read(
         (["--file", "x.txt", "--sheet", "x.png"], "is for texts alone"),
         (["a cat", "--header", "A: b"], "is for the URL of a single --image"),
         (["--image", ID, "--header", "A: b"], "is for the URL of a single --image"),
+        (["a cat", "--all", "-n", "3"], "either this or --limit"),
         (["a cat", "--diversity", "2"], "--diversity"),
         (["a cat", "--where", ""], "the filter is empty"),
     ],
