@@ -205,7 +205,8 @@ class FakeIndex:
         ]
         if query.score_threshold is not None:
             hits = [hit for hit in hits if hit.score >= query.score_threshold]
-        return sorted(hits, key=lambda hit: (-hit.score, hit.id))[: query.limit]
+        best = sorted(hits, key=lambda hit: (-hit.score, hit.id))[: query.limit]
+        return best[: query.first]
 
     def _by_id(self) -> builtins.list[StoredImage]:
         return [self._stored[image_id][0] for image_id in sorted(self._stored)]

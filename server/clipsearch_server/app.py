@@ -150,13 +150,19 @@ def _engine_maker(
         for model in models
     }
 
+    choosers = asyncio.Semaphore(os.cpu_count() or 1)
+
     def maker(collection: str, fingerprint: str, index: ImageIndex) -> EngineMaker:
         embedder, texts_of_model = images[fingerprint], texts[fingerprint]
         return partial(
             SearchEngine,
             adder=ImageAdder(embedder=embedder, index=index, duplicates=settings.duplicates),
             searcher=ImageSearcher(
-                texts=texts_of_model, images=embedder, index=index, executor=executor
+                texts=texts_of_model,
+                images=embedder,
+                index=index,
+                executor=executor,
+                choosers=choosers,
             ),
             texts=texts_of_model,
             collection=collection,

@@ -54,9 +54,13 @@ class AutoCut:
 
     async def _fresh_sample(self) -> tuple[Embeddings, int]:
         async with self._turn:  # of those who find it old, one reads it
-            if self._sample is None or self._clock() >= self._read_at + _REFRESH_S:
-                count = await self._index.count()
+            if (
+                self._sample is None
+                or len(self._sample[0]) < MIN_SAMPLE_SIZE  # soon there may be enough
+                or self._clock() >= self._read_at + _REFRESH_S
+            ):
                 page = await self._index.list_embedded(limit=SAMPLE_SIZE)
+                count = max(await self._index.count(), len(page.images))
                 self._sample, self._read_at = (page.embeddings, count), self._clock()
             return self._sample
 

@@ -11,15 +11,15 @@ from typing import Protocol, TypeAlias
 
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import (
+    ClipsearchError,
     CollectionExists,
     CollectionInUse,
     CollectionNotFound,
-    IndexUnavailable,
     InvalidRequest,
     TooManyCollections,
 )
 from clipsearch_server.leases import Leases
-from clipsearch_server.loaded_model import LoadedModels
+from clipsearch_server.loaded_model import LoadedModel, LoadedModels
 from clipsearch_server.ports import (
     CollectionSpec,
     FoundCollection,
@@ -28,10 +28,14 @@ from clipsearch_server.ports import (
     IndexStore,
 )
 from clipsearch_server.stored import StoredImages
+from clipsearch_server.turns import Turns
 
 logger = logging.getLogger(__name__)
 
 MAX_INDEXED_FIELDS = 32
+
+# Collections that are opened, or asked for their number of images, by one who lists them.
+_LISTED_AT_A_TIME = 4
 
 
 class EngineMaker(Protocol):
@@ -80,7 +84,7 @@ class Catalog:
         self._served: dict[str, _Served] = {}
         self._leases = Leases()
         self._creating = asyncio.Lock()  # so that two do not pass the limit together
-        self._updating = asyncio.Lock()  # so that none undoes what another changes
+        self._updating = Turns(1)  # of a collection, so that none undoes what another changes
 
     @property
     def index_description(self) -> str:
@@ -98,9 +102,10 @@ class Catalog:
             model = self.models.require(found.spec, found.name)
             index = await self._store.open(found.name)
             served = self._served.get(found.name)
-            if served is None or served.index is not index:
-                maker = self._engine_maker(found.name, model.card.fingerprint, index)
-                served = self._served[found.name] = _Served(index, maker)
+            made_for = (model.card.fingerprint, index)
+            if served is None or served.made_for != made_for:
+                maker = self._engine_maker(found.name, *made_for)
+                served = self._served[found.name] = _Served(made_for, maker)
             yield served.engine(found.spec.prompt_templates)
 
     @asynccontextmanager
@@ -129,15 +134,25 @@ class Catalog:
     async def collections(self) -> list[CollectionInfo]:
         """Returns all collections, ordered by name; those that cannot be opened are left out."""
         specs, aliases = await asyncio.gather(self._store.collections(), self._store.aliases())
-        infos = []
-        for name in sorted(specs):
+        gate = asyncio.Semaphore(_LISTED_AT_A_TIME)
+
+        async def info(name: str) -> CollectionInfo | None:
             try:
-                infos.append(await self._info(name, specs[name], aliases))
-            except (CollectionNotFound, IndexUnavailable) as error:
+                async with gate:
+                    return await self._info(name, specs[name], aliases)
+            except ClipsearchError as error:
                 if self._is_default(name, aliases):
                     raise
                 logger.warning("collection %s is left out of the list: %s", name, error.message)
-        return infos
+                return None
+
+        infos = await asyncio.gather(*map(info, sorted(specs)))
+        return [it for it in infos if it is not None]
+
+    async def default_model(self) -> LoadedModel:
+        """Returns the model of the default collection. Raises ModelMismatch if it is not loaded."""
+        default = await self._store.find(self._default)
+        return self.models.require(default.spec, default.name)
 
     async def create(
         self,
@@ -153,11 +168,7 @@ class Catalog:
         Raises CollectionExists, TooManyCollections, InvalidRequest if there is no such model, or
         more than one, or if the fields contradict each other.
         """
-        if model:
-            card = self.models.choose(model).card
-        else:
-            default = await self._store.find(self._default)
-            card = self.models.require(default.spec, default.name).card
+        card = (self.models.choose(model) if model else await self.default_model()).card
         spec = CollectionSpec(
             model_id=card.model_id,
             fingerprint=card.fingerprint,
@@ -165,16 +176,8 @@ class Catalog:
             prompt_templates=prompt_templates,
             indexed_fields=_joined((), indexed_fields, "indexed_fields"),
         )
-        async with self._creating:
-            there = await self._store.collections()
-            if name in there:
-                raise CollectionExists(name)
-            if len(there) >= self._max_collections:
-                raise TooManyCollections(
-                    f"there are {len(there)} collections, and the server's max_collections is "
-                    f"{self._max_collections}; delete one"
-                )
-            await self._store.create(name, spec)
+        # To its end, also if the caller gives up: what is being created counts.
+        await asyncio.shield(asyncio.create_task(self._create(name, spec), name=f"create {name}"))
         return await self.describe(name)
 
     async def update(
@@ -189,7 +192,8 @@ class Catalog:
 
         Raises CollectionNotFound, InvalidRequest if a field is indexed under another type.
         """
-        async with self._updating, self._using(name) as found:
+        async with self._using(name) as named, self._updating.take(named.name):
+            found = await self._store.find(named.name)  # as those who had their turn left it
             spec = found.spec
             if prompt_templates is not None:
                 spec = replace(spec, prompt_templates=prompt_templates)
@@ -218,7 +222,8 @@ class Catalog:
         if there was none.
 
         Raises CollectionNotFound, CollectionExists if a collection has the alias's name,
-        ModelMismatch if it is the default one and the collection's model is not loaded.
+        ModelMismatch if it is the default one and the collection's model is not loaded. Nobody who
+        goes by the alias waits for the collection to be opened, or finds that it cannot be.
         """
         specs, aliases = await asyncio.gather(self._store.collections(), self._store.aliases())
         if alias in specs:
@@ -232,6 +237,7 @@ class Catalog:
             raise CollectionNotFound(collection)
         if alias == self._default:
             self.models.require(specs[collection], collection)
+        await (await self._store.open(collection)).health()
         await self._store.set_alias(alias, collection)
         return aliases.get(alias, "")
 
@@ -243,6 +249,18 @@ class Catalog:
                 name=alias,
             )
         await self._store.delete_alias(alias)
+
+    async def _create(self, name: str, spec: CollectionSpec) -> None:
+        async with self._creating:
+            there = await self._store.collections()
+            if name in there:
+                raise CollectionExists(name)
+            if len(there) >= self._max_collections:
+                raise TooManyCollections(
+                    f"there are {len(there)} collections, and the server's max_collections is "
+                    f"{self._max_collections}; delete one"
+                )
+            await self._store.create(name, spec)
 
     @asynccontextmanager
     async def _using(self, name: str) -> AsyncIterator[FoundCollection]:
@@ -296,7 +314,7 @@ class Catalog:
 class _Served:
     """What serves a collection: an engine, made anew when its templates change."""
 
-    index: ImageIndex
+    made_for: tuple[str, ImageIndex]  # a model's fingerprint, and what holds its embeddings
     maker: EngineMaker
     _current: tuple[Sequence[str], SearchEngine] | None = None
 

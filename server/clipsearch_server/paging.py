@@ -103,6 +103,13 @@ class WindowedPage:
         is_enough = self.cut().next is not None
         return () if is_enough else self._windows[searched : searched + 1]
 
+    @property
+    def first(self) -> int | None:
+        """How many hits of a window are enough; None if all are needed. A page that starts at the
+        top ends in the first window, and one hit more tells whether another follows."""
+        enough = self._limit + 1
+        return enough if self._after is None and enough <= self._windows[0] else None
+
     def add(self, window: int, found: Sequence[ScoredId]) -> None:
         self._parts.append([hit for hit in found if hit.id not in self._found])
         self._found.update(hit.id for hit in found)

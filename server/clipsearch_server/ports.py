@@ -63,6 +63,7 @@ class NearestQuery:
 
     embedding: Embedding
     limit: int  # hits at most
+    first: int | None = None  # so many of them are returned, so that the rest costs little
     score_threshold: float | None = None  # an image that scores less is no hit
     filter: Filter | None = None  # an image that does not pass is no hit
     exclude: tuple[UUID, ...] = ()  # no hits either

@@ -103,17 +103,25 @@ class _Chosen:
 class ImageSearcher:
     """Searches one collection, for several queries at a time.
 
-    ``executor`` runs what would stop the event loop: comparing hits with each other. What a port
-    raises is passed on.
+    ``executor`` runs what would stop the event loop: comparing hits with each other. Those who want
+    that wait for ``choosers``, before they hold the embeddings of a thousand images, and leave the
+    executor to others. What a port raises is passed on.
     """
 
     def __init__(
-        self, *, texts: TextEmbedder, images: ImageEmbedder, index: ImageIndex, executor: Executor
+        self,
+        *,
+        texts: TextEmbedder,
+        images: ImageEmbedder,
+        index: ImageIndex,
+        executor: Executor,
+        choosers: asyncio.Semaphore,
     ) -> None:
         self._terms = TermEmbedder(texts=texts, images=images, index=index)
         self._index = index
         self._auto_cut = AutoCut(index)
         self._executor = executor
+        self._choosers = choosers
 
     async def search(self, queries: Sequence[Query], stages: Stages) -> list[Found]:
         """Answers n >= 1 queries, which share each step's calls. If one fails, all do.
@@ -185,7 +193,7 @@ class ImageSearcher:
             for query in queries
         ]
         while missing := [
-            (page, replace(it.query, limit=window))
+            (page, replace(it.query, limit=window, first=page.first))
             for page, it in zip(pages, nearest, strict=True)
             for window in page.missing()
         ]:
@@ -199,10 +207,11 @@ class ImageSearcher:
             return _Chosen(ranked.cut(), {})
         with stages.stage("choose"):
             candidates = ranked.cut().hits
-            embeddings = await self._index.get_embeddings([hit.id for hit in candidates])
-            return await asyncio.get_running_loop().run_in_executor(
-                self._executor, _chosen, query, candidates, embeddings
-            )
+            async with self._choosers:
+                embeddings = await self._index.get_embeddings([hit.id for hit in candidates])
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._executor, _chosen, query, candidates, embeddings
+                )
 
     async def _read(self, chosen: Sequence[_Chosen]) -> dict[UUID, StoredImage]:
         ids = dict.fromkeys(hit.id for it in chosen for hit in it.page.hits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -154,6 +155,10 @@ async def test_search_answers_several_queries_in_their_order(index: ImageIndex) 
     assert [len(hits) for hits in answers] == [7, 1, 7, 29]
     assert [hits[0].id.int for hits in answers] == [7, 1, 7, 29]
     assert answers[0] == answers[2]
+    firsts = (3, None, 9, 1)
+    few = [replace(query, first=first) for query, first in zip(queries, firsts, strict=True)]
+    best = [hits[:first] for hits, first in zip(answers, firsts, strict=True)]
+    assert await index.search(few) == best
 
 
 async def test_an_excluded_image_is_no_hit(index: ImageIndex) -> None:

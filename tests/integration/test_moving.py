@@ -82,7 +82,13 @@ async def on_qdrant(model: ModelFolder) -> AsyncIterator[str]:
         texts = TextEmbedder(encoder=encoder, tokenizer=tokenizer, executor=executor)
         engine = SearchEngine(
             adder=ImageAdder(embedder=images, index=index, duplicates="refuse"),
-            searcher=ImageSearcher(texts=texts, images=images, index=index, executor=executor),
+            searcher=ImageSearcher(
+                texts=texts,
+                images=images,
+                index=index,
+                executor=executor,
+                choosers=asyncio.Semaphore(2),
+            ),
             texts=texts,
             collection="images-1",
             model_fingerprint=card.fingerprint,

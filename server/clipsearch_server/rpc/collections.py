@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from clipsearch.v1 import image_search_pb2 as pb
-from clipsearch_server.catalog import CollectionInfo
+from clipsearch_server.catalog import MAX_INDEXED_FIELDS, CollectionInfo
 from clipsearch_server.errors import InvalidRequest
 from clipsearch_server.ports import CollectionSpec, FieldType, IndexedField
 from clipsearch_server.rpc.filters import indexed_field_of
@@ -35,7 +35,11 @@ def given_name(value: str, field: str) -> str:
     return value
 
 
-def indexed_fields_of(messages: Iterable[pb.IndexedField], path: str) -> list[IndexedField]:
+def indexed_fields_of(messages: Sequence[pb.IndexedField], path: str) -> list[IndexedField]:
+    if len(messages) > MAX_INDEXED_FIELDS:
+        raise InvalidRequest(
+            path, f"are {len(messages)} fields; at most {MAX_INDEXED_FIELDS} are indexed"
+        )
     return [indexed_field_of(message, f"{path}[{place}]") for place, message in enumerate(messages)]
 
 

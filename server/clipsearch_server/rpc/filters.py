@@ -261,19 +261,16 @@ def _uuid(value: str, path: str) -> str:
 
 
 def _check_size(message: filter_pb2.Filter, path: str) -> None:
-    """Before anything else is looked at, so that it costs little."""
-    conditions = values = 0
-    for level, condition in _all_conditions(message, 1):
-        conditions += 1
+    """Before anything else is looked at, and no further than allowed, so that it costs little."""
+    values = 0
+    for count, (level, condition) in enumerate(_all_conditions(message, 1), 1):
         values += len(condition.any_of.values)
+        if count > MAX_CONDITIONS:
+            raise InvalidRequest(path, f"has more than {MAX_CONDITIONS} conditions in all")
         if level == MAX_DEPTH and condition.HasField("filter"):
             raise InvalidRequest(
                 path, f"has filters within each other more than {MAX_DEPTH} levels deep"
             )
-    if conditions > MAX_CONDITIONS:
-        raise InvalidRequest(
-            path, f"has {conditions} conditions; at most {MAX_CONDITIONS} are taken"
-        )
     if values > MAX_VALUES:
         raise InvalidRequest(
             path, f"has {values} values in its any_of; at most {MAX_VALUES} are taken"

@@ -116,9 +116,8 @@ class ImageSearchServicer(QueryMethods, CollectionMethods, ImageSearchServiceSer
     async def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
+        model = await self._catalog.default_model()
         infos = await self._catalog.collections()
-        default = next(info.spec for info in infos if info.is_default)
-        model = self._catalog.models.require(default, "the default one")
         response = pb.GetServerInfoResponse()
         response.CopyFrom(self._options.info)
         response.encoder = model.encoder.description

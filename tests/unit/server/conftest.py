@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -123,7 +124,13 @@ def engine(
     texts = TextEmbedder(encoder=encoder, tokenizer=tokenizer, executor=executor, max_rows=64)
     return SearchEngine(
         adder=ImageAdder(embedder=images, index=index, duplicates=duplicates),
-        searcher=ImageSearcher(texts=texts, images=images, index=index, executor=executor),
+        searcher=ImageSearcher(
+            texts=texts,
+            images=images,
+            index=index,
+            executor=executor,
+            choosers=asyncio.Semaphore(2),
+        ),
         texts=texts,
         collection="images-1",
         model_fingerprint="c" * 64,

@@ -83,7 +83,13 @@ def catalog(
         def engine(*, prompt_templates: Sequence[str]) -> SearchEngine:
             return SearchEngine(
                 adder=adder,
-                searcher=ImageSearcher(texts=texts, images=images, index=index, executor=executor),
+                searcher=ImageSearcher(
+                    texts=texts,
+                    images=images,
+                    index=index,
+                    executor=executor,
+                    choosers=asyncio.Semaphore(2),
+                ),
                 texts=texts,
                 collection=collection,
                 model_fingerprint=fingerprint,
@@ -309,6 +315,16 @@ async def test_a_collection_that_cannot_be_opened_is_left_out_of_the_list(
     assert (await refusal(get))[2] == "its disk is gone"
     delete = pb.DeleteCollectionRequest(name="other", confirm_name="other")
     await service.DeleteCollection(delete)
+
+
+async def test_an_alias_is_not_set_to_a_collection_that_cannot_be_opened(
+    service: Stub, store: FakeStore
+) -> None:
+    await create(service, "other")
+    (await store.open("other")).fail_with = IndexUnavailable("its disk is gone")
+    switch = service.SetAlias(pb.SetAliasRequest(alias="images", collection="other"))
+    assert (await refusal(switch))[::2] == ("UNAVAILABLE", "its disk is gone")
+    assert (await service.GetCollection(pb.GetCollectionRequest())).collection.name == "images-1"
 
 
 Refused = Callable[[Stub], Awaitable[object]]

@@ -244,7 +244,13 @@ def an_engine(
         texts = TextEmbedder(encoder=encoder, tokenizer=tokenizer, executor=executor)
         engine = SearchEngine(
             adder=ImageAdder(embedder=images, index=index, duplicates=duplicates),
-            searcher=ImageSearcher(texts=texts, images=images, index=index, executor=executor),
+            searcher=ImageSearcher(
+                texts=texts,
+                images=images,
+                index=index,
+                executor=executor,
+                choosers=asyncio.Semaphore(2),
+            ),
             texts=texts,
             collection="images-1",
             model_fingerprint="c" * 64,

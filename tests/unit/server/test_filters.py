@@ -219,7 +219,7 @@ def test_what_is_wrong_is_told_with_its_path(
 @pytest.mark.parametrize(
     ("message", "said"),
     [
-        (filter_pb2.Filter(must=[a_condition()] * 257), "257 conditions"),
+        (filter_pb2.Filter(must=[a_condition()] * 257), "more than 256 conditions"),
         (nested(9), "8 levels"),
         (filter_pb2.Filter(must=[a_condition(**any_of(*[number(1)] * 501))] * 2), "1002 values"),
     ],

@@ -50,7 +50,7 @@ def page_of(
     page = WindowedPage(limit=limit, after=after, windows=windows)
     while windows := page.missing():
         for window in windows:
-            page.add(window, ranking.search(window))
+            page.add(window, ranking.search(window)[: page.first])
     cut = page.cut()
     return [hit.id for hit in cut.hits], cut.next
 

@@ -24,7 +24,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
@@ -121,7 +120,8 @@ class _Inbox:
                 self.ordered.append((message_id, request))
 
 
-_Converted: TypeAlias = "tuple[int, list[edge.QueryRequest]]"  # a search, under its message's id
+# A search, under its message's id, and how many hits of each query are returned.
+_Converted: TypeAlias = "tuple[int, list[edge.QueryRequest], list[int | None]]"
 
 
 class _Server:
@@ -157,7 +157,8 @@ class _Server:
                     self._reply(message_id, None)
                 case Search(queries):
                     try:
-                        searches.append((message_id, self._shard.convert_queries(queries)))
+                        converted = self._shard.convert_queries(queries)
+                        searches.append((message_id, converted, [it.first for it in queries]))
                     except (ClipsearchError, ValueError) as error:
                         self._reply(message_id, error)
                 case _:
@@ -167,7 +168,8 @@ class _Server:
 
     def _answer_searches(self, searches: Sequence[_Converted]) -> None:
         try:
-            answers = iter(self._shard.search([it for _, requests in searches for it in requests]))
+            requests = [request for _, some, _ in searches for request in some]
+            answers = iter(self._shard.search(requests))
         except ClipsearchError as error:
             if len(searches) == 1:
                 self._reply(searches[0][0], error)
@@ -175,8 +177,8 @@ class _Server:
                 for search in searches:
                     self._answer_searches([search])
             return
-        for message_id, requests in searches:
-            self._reply(message_id, list(islice(answers, len(requests))))
+        for message_id, _, firsts in searches:
+            self._reply(message_id, [next(answers)[:first] for first in firsts])
 
     def _read(self, request: OtherRead) -> object:
         match request:

@@ -161,7 +161,7 @@ class Shard:
             raise ValueError(f"a query cannot be asked: {error}") from error
 
     def search(self, requests: list[edge.QueryRequest]) -> list[list[tuple[UUID, float]]]:
-        """Answers queries together."""
+        """Answers queries together, each with all hits that its limit allows."""
         with _explained():
             answers = self._shard.query_batch(edge.QueryBatchRequest(requests))
         return [best_first((_uuid(it.id), it.score) for it in points) for points in answers]

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from clipsearch_server.errors import (
+    ClipsearchError,
     CollectionExists,
     CollectionInUse,
     CollectionNotFound,
@@ -34,8 +35,9 @@ _log = logging.getLogger(__name__)
 class EdgeStore:
     """Implements IndexStore on a data folder, which no second server can open meanwhile.
 
-    What is there is known from its cards when the store is entered; an index, and so a process,
-    starts when it is asked for. A collection that is damaged is logged, and calls to it raise
+    What is there is known from its cards when the store is entered. The default collection is then
+    open; the others, each with a process of its own, are opened one after the other meanwhile, or
+    when they are asked for. A collection that is damaged is logged, and calls to it raise
     IndexUnavailable with the reason. Of the default one entering raises StartupError, as it does if
     another server has the folder.
 
@@ -81,6 +83,8 @@ class EdgeStore:
                 await self._open_default()
             except (OSError, IndexUnavailable, StorageFull) as error:
                 raise StartupError(f"{self._data_dir}: {error}") from error
+            opener = asyncio.create_task(self._open_others(), name="open collections")
+            stack.push_async_callback(_cancel, opener)
             self._stack = stack.pop_all()
         return self
 
@@ -159,6 +163,17 @@ class EdgeStore:
         if not self._is_there(name):
             await self._make(name, self._spec)
         await self._indexes.open(name, lambda: self._index(name, self._cards[name]))
+
+    async def _open_others(self) -> None:
+        """So that neither the first search of each waits for its process, nor the first list of all
+        for that many."""
+        for name in list(self._cards):
+            try:
+                await self.open(name)
+            except CollectionNotFound:
+                pass  # deleted meanwhile
+            except ClipsearchError as error:
+                _log.error("collection %s is not served: %s", name, error.message)
 
     def _index(self, name: str, card: CollectionCard) -> EdgeIndex:
         return EdgeIndex(
@@ -242,6 +257,11 @@ class EdgeStore:
 
     async def _end_changes(self) -> None:
         await asyncio.gather(*self._changes, return_exceptions=True)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait({task})
 
 
 @contextmanager

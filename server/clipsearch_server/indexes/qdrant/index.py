@@ -126,8 +126,13 @@ class QdrantIndex:
         async with self._call():
             answers = await self._client.query_batch_points(self._name, requests)
         return [
-            [ScoredId(*hit) for hit in best_first((_uuid(it.id), it.score) for it in answer.points)]
-            for answer in answers
+            [
+                ScoredId(*hit)
+                for hit in best_first((_uuid(it.id), it.score) for it in answer.points)[
+                    : query.first
+                ]
+            ]
+            for query, answer in zip(queries, answers, strict=True)
         ]
 
     async def get_embeddings(self, ids: Sequence[UUID]) -> dict[UUID, Embedding]:
