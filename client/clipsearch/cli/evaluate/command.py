@@ -116,10 +116,12 @@ def evaluate(
         raise typer.BadParameter("--keep and --model are for a collection of its own")
     if report is not None and not report.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {report.parent}", param_hint="--report")
+    _check_templates(template)
     with _explained(captions):
-        from clipsearch.cli.evaluate.evaluation import NothingToEvaluateError, Options
+        from clipsearch.cli.evaluate.evaluation import Options
         from clipsearch.cli.evaluate.evaluation import evaluate as measure
         from clipsearch.cli.evaluate.pairs import read_pairs
+        from clipsearch.cli.evaluate.steps import NothingToMeasureError
         from clipsearch.cli.evaluate.tables import show_evaluation
 
         pairs = read_pairs(
@@ -140,7 +142,7 @@ def evaluate(
         try:
             with connect(context) as client, progress:
                 evaluation, detail = measure(client, pairs, options, progress)
-        except NothingToEvaluateError as error:
+        except NothingToMeasureError as error:
             show_error(f"{captions}: {error}")
             raise typer.Exit(ExitCode.INCOMPLETE) from error
     if as_json:
@@ -184,6 +186,7 @@ def linear_probe(
     zero-shot classifier by the classes' names, in 'a photo of a {}.' unless there is a --template.
     Needs clipsearch[evaluate].
     """
+    _check_templates(template)
     with _explained(folder):
         from clipsearch.cli.evaluate.labelled_folder import read_labelled_folder
         from clipsearch.cli.evaluate.linear_probe import DEFAULT_TEMPLATES, probe_folder
@@ -207,6 +210,16 @@ def linear_probe(
         show_probe(figures, problems)
     if problems:
         raise typer.Exit(ExitCode.INCOMPLETE)
+
+
+def _check_templates(templates: list[str] | None) -> None:
+    """Ends the command before images are added for nothing."""
+    for template in templates or ():
+        if template.count("{}") != 1:
+            raise typer.BadParameter(
+                f"{template!r} must have {{}} in one place, where the text goes",
+                param_hint="--template",
+            )
 
 
 @contextmanager

@@ -42,9 +42,7 @@ class Reembedding:
     def switch(self) -> dict[str, str]:
         """Lets the aliases stand for the target; returns what each stood for before."""
         source, target = self._plan.source.name, self._plan.target
-        now = {
-            alias: it.name for it in self._client.list_collections() for alias in it.aliases
-        }
+        now = {alias: it.name for it in self._client.list_collections() for alias in it.aliases}
         for alias in self._plan.aliases:
             if now.get(alias) not in (source, target):
                 raise PlanError(
