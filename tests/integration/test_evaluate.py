@@ -38,9 +38,9 @@ def embedder() -> brute_force.Embedder:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[tuple[str, str]]:
-    """Every thirtieth sample picture with its name, some with a second caption; two are alike."""
+    """Every fortieth sample picture with its name, some with a second caption; two are alike."""
     with (PICTURES / "pictures.csv").open(newline="", encoding="utf-8") as file:
-        rows = [(row["file"], row["name"]) for row in csv.DictReader(file)][::30]
+        rows = [(row["file"], row["name"]) for row in csv.DictReader(file)][::40]
     second = [(file, f"{name}, drawn") for file, name in rows[::5]]
     alike = [("flag-france.png", "flag of france"), ("flag-st-martin.png", HOSTILE)]
     return [*rows, *second, *alike]
@@ -125,6 +125,19 @@ def check_page(page: str) -> None:
     assert not list(html.iter("script")) + list(html.iter("link"))
     assert len(list(html.iter("svg"))) == 6
     assert "url(" not in page
+
+
+def test_what_a_failure_leaves_behind_is_told_and_gone_on_with(
+    server: ServerProcess, pairs: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    table = write(tmp_path / "pairs.csv", [(str(PICTURES / pairs[0][0]), "x" * 70_000)])
+    done = run(server, "evaluate", str(table))
+    assert done.exit_code == 2
+    (left,) = collections(server)
+    assert f"{left} keeps the images" in done.stderr
+    write(table, [(str(PICTURES / pairs[0][0]), pairs[0][1])])
+    assert run(server, "evaluate", str(table)).exit_code == 0
+    assert collections(server) == []
 
 
 def test_a_collection_that_is_kept_is_gone_on_with(

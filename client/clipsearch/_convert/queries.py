@@ -17,6 +17,8 @@ from clipsearch.v1 import image_search_pb2 as pb
 # on messages that a server can have, 1 MiB, even if one text more makes it larger.
 _BATCH_TEXTS = 256
 _BATCH_BYTES = 2**19
+# What the texts of a request, each in every template, may have together.
+_BATCH_PROMPT_BYTES = 2**22
 # The hits that the response to a batch of texts has at most.
 _BATCH_HITS = 10_000
 _MAX_LIMIT = 1_000
@@ -87,14 +89,23 @@ def text_batches(texts: Iterable[str], request: _Texts) -> Iterator[_Texts]:
     if isinstance(request, pb.QueryTextsRequest) and request.limit > 0:
         # More texts, and the server would lower the limit.
         max_texts = min(max_texts, _BATCH_HITS // min(request.limit, _MAX_LIMIT))
-    batch, batch_bytes = type(request)(), 0
+    templates = request.prompt_templates.templates
+    template_bytes = sum(len(it.encode()) for it in templates)
+    batch, batch_bytes, prompt_bytes = type(request)(), 0, 0
     for text in texts:
+        text_bytes = len(text.encode())
+        own_prompt_bytes = template_bytes + len(templates) * text_bytes
+        if batch.texts and prompt_bytes + own_prompt_bytes > _BATCH_PROMPT_BYTES:
+            batch.MergeFrom(request)
+            yield batch
+            batch, batch_bytes, prompt_bytes = type(request)(), 0, 0
         batch.texts.append(text)
-        batch_bytes += 4 * len(text)  # at most, in UTF-8
+        batch_bytes += text_bytes
+        prompt_bytes += own_prompt_bytes
         if len(batch.texts) == max_texts or batch_bytes >= _BATCH_BYTES:
             batch.MergeFrom(request)
             yield batch
-            batch, batch_bytes = type(request)(), 0
+            batch, batch_bytes, prompt_bytes = type(request)(), 0, 0
     if batch.texts:
         batch.MergeFrom(request)
         yield batch

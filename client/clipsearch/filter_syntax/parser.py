@@ -47,7 +47,7 @@ class _Parser:
         if self._next.kind != "end":
             raise self._next.error(
                 f"expected `and`, `or` or the end, and found {self._next}; "
-                "a value of several words is quoted"
+                "a value with a blank or any of (),=<>! in it is quoted"
             )
         return condition if isinstance(condition, Filter) else Filter(must=[condition])
 

@@ -163,6 +163,20 @@ async def test_long_texts_go_in_smaller_batches(service: ScriptedService, driver
     assert max(request.ByteSize() for request in service.requests["QueryTexts"]) < 2**20
 
 
+async def test_many_templates_make_smaller_batches(
+    service: ScriptedService, driver: Driver
+) -> None:
+    service.answer("QueryTexts", answer_each)
+    templates = [f"{'a' * 100} {{}}"] * 100  # 10 kB a text, and each text a hundred times
+    texts = ["1" + " " * 200] * 200 + ["1" + " " * 30_000] + ["1"]
+    await driver.collect("query_texts", texts, prompt_templates=templates)
+    requests = service.requests["QueryTexts"]
+    assert sum(len(request.texts) for request in requests) == len(texts)
+    for request in requests:
+        prompts = [it.format(text) for text in request.texts for it in templates]
+        assert sum(map(len, prompts)) < 2**22
+
+
 async def test_no_texts_are_no_call(service: ScriptedService, driver: Driver) -> None:
     assert await driver.collect("query_texts", []) == []
     embeddings = await driver.call("embed_texts", [])

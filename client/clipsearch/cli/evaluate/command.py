@@ -117,9 +117,10 @@ def evaluate(
     if report is not None and not report.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {report.parent}", param_hint="--report")
     with _explained(captions):
-        from clipsearch.cli.evaluate.evaluation import NothingToEvaluateError, Options
+        from clipsearch.cli.evaluate.evaluation import Options
         from clipsearch.cli.evaluate.evaluation import evaluate as measure
         from clipsearch.cli.evaluate.pairs import read_pairs
+        from clipsearch.cli.evaluate.steps import NothingToMeasureError
         from clipsearch.cli.evaluate.tables import show_evaluation
 
         pairs = read_pairs(
@@ -140,7 +141,7 @@ def evaluate(
         try:
             with connect(context) as client, progress:
                 evaluation, detail = measure(client, pairs, options, progress)
-        except NothingToEvaluateError as error:
+        except NothingToMeasureError as error:
             show_error(f"{captions}: {error}")
             raise typer.Exit(ExitCode.INCOMPLETE) from error
     if as_json:

@@ -28,11 +28,14 @@ from clipsearch.cli.evaluate.ranking import (
     rank_images,
     rank_texts,
 )
-from clipsearch.cli.evaluate.steps import Filled, discard, embed, fill, load, step
-
-
-class NothingToEvaluateError(Exception):
-    """No caption has an image; the message says so in one line."""
+from clipsearch.cli.evaluate.steps import (
+    Filled,
+    NothingToMeasureError,
+    embed,
+    filled,
+    load,
+    step,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,22 +94,13 @@ def evaluate(
     """Measures; leaves a collection of its own behind only if it is told to, or interrupted: the
     next run then goes on with that.
 
-    Raises SearchError, and NothingToEvaluateError if no caption has an image in the collection.
+    Raises SearchError, and NothingToMeasureError if no caption has an image in the collection.
     """
-    is_kept = bool(options.collection or options.keep)
     if options.collection:
-        filled = _find(client, pairs, options.collection, progress)
-    else:
-        filled = fill(client, pairs.images, options.model, progress)
-    try:
-        evaluation, detail = _measure(client, pairs, filled, options, progress, is_kept=is_kept)
-    except NothingToEvaluateError:
-        if not is_kept:
-            discard(client, filled.collection)
-        raise
-    if not is_kept:
-        discard(client, filled.collection)
-    return evaluation, detail
+        found = _find(client, pairs, options.collection, progress)
+        return _measure(client, pairs, found, options, progress)
+    with filled(client, pairs.images, options.model, progress, keep=options.keep) as own:
+        return _measure(client, pairs, own, options, progress)
 
 
 def _find(client: SearchClient, pairs: Pairs, name: str, progress: Progress) -> Filled:
@@ -127,8 +121,6 @@ def _measure(
     filled: Filled,
     options: Options,
     progress: Progress,
-    *,
-    is_kept: bool,
 ) -> tuple[Evaluation, Detail]:
     collection, gallery = filled.collection, filled.gallery
     captions, own = _described(pairs, filled.rows)
@@ -150,7 +142,7 @@ def _measure(
             )
     evaluation = Evaluation(
         collection=collection.name,
-        is_kept=is_kept,
+        is_kept=bool(options.collection or options.keep),
         model_id=collection.model_id,
         model_fingerprint=collection.model_fingerprint,
         images=int(gallery.is_original.sum()),
@@ -180,7 +172,7 @@ def _described(pairs: Pairs, rows: Sequence[int | None]) -> tuple[tuple[str, ...
             captions.append(caption)
             own.append(row)
     if not captions:
-        raise NothingToEvaluateError("none of the captions has its image in the collection")
+        raise NothingToMeasureError("none of the captions has its image in the collection")
     return tuple(captions), np.array(own, np.int64)
 
 

@@ -9,7 +9,7 @@ from clipsearch import SearchClient
 from clipsearch.cli.evaluate.labelled_folder import LabelledFolder
 from clipsearch.cli.evaluate.pairs import Problem
 from clipsearch.cli.evaluate.probe import FITS, ProbeFigures, probe, stratified_split
-from clipsearch.cli.evaluate.steps import discard, embed, fill, step
+from clipsearch.cli.evaluate.steps import embed, filled, step
 from clipsearch.cli.index.entry import FormatError
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)  # of Radford et al. 2021, section 3.1.4
@@ -32,16 +32,14 @@ def probe_folder(
     first counts, and those to train with come first. Returns the figures, and the
     images that were left out. Raises SearchError, and FormatError if too few images are left.
     """
-    filled = fill(client, folder.images, model, progress)
-    prompts = {
-        name: embed(client, filled.collection, _spoken(folder.classes), chosen, progress)
-        for name, chosen in ((_ALONE, ()), (" + ".join(templates), templates))
-    }
-    if not keep:
-        discard(client, filled.collection)
+    with filled(client, folder.images, model, progress, keep=keep) as own:
+        prompts = {
+            name: embed(client, own.collection, _spoken(folder.classes), chosen, progress)
+            for name, chosen in ((_ALONE, ()), (" + ".join(templates), templates))
+        }
     # Each content once, or the probe could be tested with what it was trained with.
     first: dict[int, int] = {}
-    for place, row in enumerate(filled.rows):
+    for place, row in enumerate(own.rows):
         if row is not None:
             first.setdefault(row, place)
     rows, there = np.array(list(first), np.int64), list(first.values())
@@ -52,9 +50,9 @@ def probe_folder(
         raise FormatError("has classes without images to train with, or none to test with")
     with step(progress, "fitting", FITS) as advance:
         figures = probe(
-            filled.gallery.embeddings[rows], labels, split, folder.classes, prompts, advance
+            own.gallery.embeddings[rows], labels, split, folder.classes, prompts, advance
         )
-    return figures, filled.problems
+    return figures, own.problems
 
 
 def _spoken(classes: tuple[str, ...]) -> list[str]:

@@ -167,5 +167,5 @@ def template_chart(evaluation: Evaluation) -> str:
         [f"recall@{k}" for k in RECALL_AT],
         share_axis(""),
         series,
-        lambda share: f"{100 * share:.1f}",
+        lambda share: f"{100 * share:.0f}",
     )

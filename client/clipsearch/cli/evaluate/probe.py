@@ -3,9 +3,9 @@ Supervision" (2021), appendix A.3.
 
 A logistic regression (scikit-learn, L-BFGS, at most 1,000 iterations) on frozen embeddings tells
 how well they separate the classes. Its C is searched as there: of seven values from 1e-6 to 1e6 the
-best on a validation part, then by halved steps about the best, down to 8 steps a decade; the one
-chosen is trained on training and validation parts together. Unlike there, the embeddings are those
-that are stored: projected, and of L2 norm 1.
+best on a validation part, then by halved steps about the best, down to 8 steps a decade, and of
+equally good ones that nearest to 1; the one chosen is trained on training and validation parts
+together. Unlike there, the embeddings are those that are stored: projected, and of L2 norm 1.
 """
 
 from __future__ import annotations
@@ -147,18 +147,18 @@ def _search_c(
 ) -> float:
     known: dict[float, float] = {}
 
-    def accuracy(exponent: float) -> float:
+    def merit(exponent: float) -> tuple[float, float]:
         if exponent not in known:
             model, _ = _fit(embeddings[split.train], labels[split.train], 10**exponent)
             right = model.predict(embeddings[split.validation]) == labels[split.validation]
             known[exponent] = float(right.mean())
             advance(1)
-        return known[exponent]
+        return known[exponent], -abs(exponent)
 
-    best = max(_FIRST_EXPONENTS, key=accuracy)
+    best = max(_FIRST_EXPONENTS, key=merit)
     for step in _STEPS:
         around = [it for it in (best, best - step, best + step) if abs(it) <= 6]
-        best = max(around, key=accuracy)
+        best = max(around, key=merit)
     return float(10**best)
 
 

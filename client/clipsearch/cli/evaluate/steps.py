@@ -39,11 +39,19 @@ def step(progress: Progress, label: str, total: int) -> Iterator[Advance]:
     yield lambda count: progress.advance(task, count)
 
 
-def fill(client: SearchClient, entries: Sequence[Entry], model: str, progress: Progress) -> Filled:
-    """Stores images in a collection of their own, which ``model`` fills (empty: the default's).
+class NothingToMeasureError(Exception):
+    """The data set is of no use, however often it is tried; the message says so in one line."""
 
-    Its name tells the images and the model, so that a run goes on where another was interrupted.
-    Raises SearchError.
+
+@contextmanager
+def filled(
+    client: SearchClient, entries: Sequence[Entry], model: str, progress: Progress, *, keep: bool
+) -> Iterator[Filled]:
+    """Stores images in a collection of their own, which ``model`` fills (empty: the default's), and
+    deletes it at the end unless it is to be kept.
+
+    Its name tells the images and the model, so that a run goes on where another was interrupted;
+    what then stays behind is told. Raises SearchError.
     """
     info = client.server_info()
     fitting = [it for it in info.models if it.id == model or it.fingerprint.startswith(model)]
@@ -52,6 +60,25 @@ def fill(client: SearchClient, entries: Sequence[Entry], model: str, progress: P
     name = f"evaluate-{digest(entries, max_bytes)}-{fingerprint[:8]}"
     with suppress(AlreadyExistsError):
         client.create_collection(name, model=fingerprint)
+    try:
+        yield _fill(client, name, entries, max_bytes, progress)
+    except NothingToMeasureError:
+        if not keep:
+            client.delete_collection(name, confirm_name=name)
+        raise
+    except BaseException:
+        progress.console.print(
+            f"{name} keeps the images that were added: the same command goes on with them",
+            markup=False,
+        )
+        raise
+    if not keep:
+        client.delete_collection(name, confirm_name=name)
+
+
+def _fill(
+    client: SearchClient, name: str, entries: Sequence[Entry], max_bytes: int, progress: Progress
+) -> Filled:
     filler = Filler(client, name, max_bytes)
     with step(progress, "adding images", len(entries)) as advance:
         filler.fill(entries, advance)
@@ -63,11 +90,6 @@ def fill(client: SearchClient, entries: Sequence[Entry], model: str, progress: P
         rows=tuple(gallery.row_of(filler.ids.get(entry.key, "")) for entry in entries),
         problems=tuple(Problem(key, why) for key, why in filler.problems.items()),
     )
-
-
-def discard(client: SearchClient, collection: Collection) -> None:
-    """Deletes a collection that ``fill`` made."""
-    client.delete_collection(collection.name, confirm_name=collection.name)
 
 
 def load(client: SearchClient, collection: Collection, progress: Progress) -> Gallery:

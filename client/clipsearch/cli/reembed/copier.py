@@ -30,6 +30,7 @@ from clipsearch.cli.index.read_ahead import ReadAhead
 from clipsearch.cli.index.report import Report
 from clipsearch.cli.reembed.merge import ABSENT, Look, Pair, mark, version
 from clipsearch.cli.reembed.originals import Originals, entry_of
+from clipsearch.cli.reembed.plan import PlanError
 from clipsearch.cli.sources import UnreadableError
 
 COPIED = "copied"
@@ -109,7 +110,8 @@ class Copier:
         as the pairs say when an image is sent.
 
         What fails is noted, but for what no other image would survive: that SearchError is raised.
-        Ends early once ``stopping`` is set.
+        Raises PlanError if others have begun to use the target. Ends early once ``stopping`` is
+        set.
         """
         self._is_in_use = is_in_use
         with ReadAhead(due, self._read, self._stopping) as parcels:
@@ -134,6 +136,15 @@ class Copier:
                     error = passing
                 self._patience.wait(error)
 
+    def check_unused(self) -> None:
+        """Raises PlanError if others have begun to use the target, as after the switch of another
+        run: what only the target holds is no leftover then, and may not be deleted."""
+        if aliases := self._client.get_collection(self._target).aliases:
+            raise PlanError(
+                f"{', '.join(aliases)} stands for {self._target} by now, which others use and is "
+                "therefore left as it is; was it switched by another run?"
+            )
+
     def _read(self, pair: Pair) -> _Parcel:
         """Runs in the thread that reads ahead."""
         if pair.source is None or _same_content(pair.source, pair.target):
@@ -154,6 +165,8 @@ class Copier:
             try:
                 if self._is_in_use and not self._is_as_seen(pair):
                     continue
+                if not self._is_in_use and pair.target is not None:
+                    self.check_unused()
                 if pair.source is None:
                     self._delete(pair)
                     continue
@@ -205,7 +218,11 @@ class Copier:
                 return
         self._patience.renew()
         if error is not None:
-            self._fail(parcel.pair, Failure.of(error))
+            try:
+                self._fail(parcel.pair, Failure.of(error))
+            except SearchError:
+                self._again.append(parcel)
+                raise
         elif added is not None:
             self._compare(parcel.pair, added.image)
 

@@ -9,7 +9,7 @@ from threading import Event
 from clipsearch import SearchClient
 from clipsearch.cli.reembed.copier import Copier
 from clipsearch.cli.reembed.merge import Pair, mark, pairs, version
-from clipsearch.cli.reembed.plan import Plan
+from clipsearch.cli.reembed.plan import Plan, PlanError
 
 _MAX_LOOKS = 10  # before the switch; writes that never pause are caught up with after it
 _PAUSE_S = 1.0
@@ -18,7 +18,7 @@ _PAUSE_S = 1.0
 class Reembedding:
     """The passes over both collections; each ends early once ``stopping`` is set.
 
-    Every method raises SearchError.
+    Every method raises SearchError, and PlanError if others have changed the plan's aliases.
     """
 
     def __init__(self, client: SearchClient, plan: Plan, copier: Copier, stopping: Event) -> None:
@@ -33,6 +33,7 @@ class Reembedding:
         """Has the target agree with the source, but for failures."""
         looks = 0
         while looks < _MAX_LOOKS and not self._stopping.is_set():
+            self._copier.check_unused()
             self._look(self._due())
             looks += self._is_complete
             if self._is_complete and not self._found:
@@ -40,6 +41,14 @@ class Reembedding:
 
     def switch(self) -> dict[str, str]:
         """Lets the aliases stand for the target; returns what each stood for before."""
+        source, target = self._plan.source.name, self._plan.target
+        now = {alias: it.name for it in self._client.list_collections() for alias in it.aliases}
+        for alias in self._plan.aliases:
+            if now.get(alias) not in (source, target):
+                raise PlanError(
+                    f"{alias} stands for {now.get(alias, 'nothing')} by now, and no longer for "
+                    f"{source}: nothing is switched; {target} is filled"
+                )
         return {
             alias: self._client.set_alias(alias, self._plan.target) for alias in self._plan.aliases
         }

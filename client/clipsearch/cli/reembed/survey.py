@@ -35,7 +35,8 @@ class Survey:
 def survey(client: SearchClient, plan: Plan) -> Survey:
     """Looks at both collections without changing anything.
 
-    Raises PlanError if the target is no copy of the source, and would be emptied to become one.
+    Raises PlanError if the target is no copy of the source: it would be emptied to become one, or,
+    if it is in use, get what does not belong there.
     """
     missing = different = surplus = same = 0
     for pair in pairs(client, plan.source.name, plan.target if plan.existing else None):
@@ -47,7 +48,9 @@ def survey(client: SearchClient, plan: Plan) -> Survey:
             same += 1
         else:
             different += 1
-    if surplus > same + different:
+    # What is in use has its own images besides, of which none is deleted.
+    shared = same + different
+    if surplus and not shared if plan.is_switched else surplus > shared:
         raise PlanError(
             f"{plan.target} holds {surplus:,} images that {plan.source.name} does not, and is no "
             "copy of it; --to names another collection"

@@ -36,11 +36,11 @@ def test_options_of_a_collection_of_its_own_go_with_no_other(
     assert "of its own" in done.stderr
 
 
-def test_a_template_without_a_place_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "pairs.csv").write_text("image,caption\na.png,one\n")
-    done = CliRunner().invoke(app, ["evaluate", str(tmp_path / "pairs.csv"), "--template", "a cat"])
+@pytest.mark.parametrize("command", ["evaluate", "linear-probe"])
+def test_a_template_without_a_place_is_refused(tmp_path: Path, command: str) -> None:
+    done = CliRunner().invoke(app, [command, str(tmp_path), "--template", "a photo"])
     assert done.exit_code == 2
-    assert "'a cat' must have {} in one place" in done.stderr
+    assert "must have {} in one place" in done.stderr
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:

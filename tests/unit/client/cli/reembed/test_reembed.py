@@ -225,6 +225,7 @@ def test_only_the_alias_that_was_named_is_switched(library: Library, run: Run) -
         (("--to", "images"), "images is an alias of images-1"),
         (("--to", "pets"), "pets is filled by old"),
         (("--to", "cars"), "cars holds 2 images that images-1 does not"),
+        (("--to", "dogs"), "dogs holds 1 images that images-1 does not"),
         (("pets",), "no alias stands for pets"),
         (("--failures", "notes.txt"), "notes.txt is not a file of failures"),
         (("--failures", "no/where"), "cannot write no/where"),
@@ -240,10 +241,13 @@ def test_what_cannot_be_done_is_said_before_anything_is(
     for number in (8, 9):
         request = pb.AddImageRequest(id=id_of(number), content=b"%d" % number)
         library.put("cars", request)
+    library.make("dogs", NEW, alias="best-friends")
+    library.put("dogs", pb.AddImageRequest(id=id_of(7), content=b"7"))
     result = run(*REEMBED, *arguments)
     assert result.exit_code == 2
     assert why in result.stderr
-    assert library.collections.keys() == {"images-1", "pets", "cars"}
+    assert library.collections.keys() == {"images-1", "pets", "cars", "dogs"}
+    assert len(library.images["dogs"]) == 1
     assert len(library.images["cars"]) == 2
 
 
@@ -300,6 +304,56 @@ def test_what_others_change_in_the_new_one_at_the_last_moment_stays(
     assert run(*REEMBED, "--settle", "0").exit_code == 0
     assert library.images["images-1"][id_of(1)].uri == "before the switch"
     assert library.images["images-2"][id_of(1)].uri == "after the switch"
+
+
+def test_what_another_run_has_switched_to_is_left_as_it_is(library: Library, run: Run) -> None:
+    by_url(library, 1)
+
+    def switch_and_add(method: str) -> None:
+        if method == "AddImages" and library.aliases["images"] == "images-1":
+            library.aliases["images"] = "images-2"
+            by_url(library, 2)
+
+    library.before = switch_and_add
+    result = run(*REEMBED, "--settle", "0")
+    assert result.exit_code == 2
+    assert "images stands for images-2 by now" in result.stderr
+    assert library.images["images-2"].keys() == {id_of(1), id_of(2)}
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_an_alias_that_others_have_moved_is_not_switched(
+    moved: bool, library: Library, run: Run
+) -> None:
+    library.make("elsewhere", OLD)
+    library.aliases["live"] = "images-1"
+    by_url(library, 1)
+
+    def move(method: str) -> None:
+        if method == "AddImages" and moved:
+            library.aliases["live"] = "elsewhere"
+        elif method == "AddImages":
+            library.aliases.pop("live", None)
+
+    library.before = move
+    result = run(*REEMBED, "live", "--settle", "0")
+    assert result.exit_code == 2
+    assert f"live stands for {'elsewhere' if moved else 'nothing'} by now" in result.stderr
+    assert "images-2" not in library.aliases.values()
+    assert library.facts("images-2") == library.facts("images-1")
+
+
+def test_what_is_written_to_the_old_one_is_brought_though_the_new_one_has_grown(
+    library: Library, run: Run
+) -> None:
+    by_url(library, 1)
+    run(*REEMBED, "--settle", "0")
+    for number in (2, 3, 4):
+        by_url(library, number)
+    library.web["https://example.com/6.png"] = b"picture 6"
+    library.put("images-1", pb.AddImageRequest(id=id_of(6), url="https://example.com/6.png"))
+    assert run(*REEMBED, "images-1", "--to", "images-2").exit_code == 0
+    assert library.images["images-2"].keys() == {id_of(it) for it in (1, 2, 3, 4, 6)}
 
 
 def test_ctrl_c_switches_nothing_and_says_how_to_go_on(
