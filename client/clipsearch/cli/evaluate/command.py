@@ -116,6 +116,7 @@ def evaluate(
         raise typer.BadParameter("--keep and --model are for a collection of its own")
     if report is not None and not report.absolute().parent.is_dir():
         raise typer.BadParameter(f"there is no folder {report.parent}", param_hint="--report")
+    templates = _templates(template)
     with _explained(captions):
         from clipsearch.cli.evaluate.evaluation import Options
         from clipsearch.cli.evaluate.evaluation import evaluate as measure
@@ -134,7 +135,7 @@ def evaluate(
             collection=collection,
             model=model,
             keep=keep,
-            templates=_templates(template),
+            templates=templates,
             auto_cut=auto_cut,
         )
         progress = new_progress(hidden=as_json and stdout.is_terminal)
@@ -185,6 +186,7 @@ def linear_probe(
     zero-shot classifier by the classes' names, in 'a photo of a {}.' unless there is a --template.
     Needs clipsearch[evaluate].
     """
+    templates = _templates(template)
     with _explained(folder):
         from clipsearch.cli.evaluate.labelled_folder import read_labelled_folder
         from clipsearch.cli.evaluate.linear_probe import DEFAULT_TEMPLATES, probe_folder
@@ -198,7 +200,7 @@ def linear_probe(
                 labelled,
                 progress,
                 model=model,
-                templates=_templates(template) or DEFAULT_TEMPLATES,
+                templates=templates or DEFAULT_TEMPLATES,
                 seed=seed,
                 keep=keep,
             )
