@@ -116,12 +116,14 @@ class TermEmbedder:
             # Each holds its own memory while it is fetched and embedded. That of the contents is
             # taken after, all at once: who holds memory and waits for more, may wait for one who
             # does the same.
-            embeddings = dict(
-                zip(fetched, await _all(map(self._embed_fetched, fetched.values())), strict=True)
-            )
-            async with self._images.room_for([term.content for term in given.values()]):
-                contents = await _all(map(self._embed_given, given.values()))
-            embeddings |= zip(given, contents, strict=True)
+            embeddings: dict[int, Embedding] = {}
+            if fetched:
+                found = await _all(map(self._embed_fetched, fetched.values()))
+                embeddings |= zip(fetched, found, strict=True)
+            if given:
+                async with self._images.room_for([term.content for term in given.values()]):
+                    found = await _all(map(self._embed_given, given.values()))
+                embeddings |= zip(given, found, strict=True)
         return {place: EmbeddedTerm(embedding) for place, embedding in embeddings.items()}
 
     async def _embed_fetched(self, term: ImageTerm) -> Embedding:
@@ -149,11 +151,15 @@ class TermEmbedder:
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Awaits all side by side. If one fails, the others are cancelled, and its error is raised."""
+    """Awaits n >= 1 calls side by side. If one fails, the others are cancelled, and its error is
+    raised."""
+    first, *others = calls
+    if not others:  # nearly always: without a task, which costs a turn of the loop
+        return [await first]
     tasks: list[asyncio.Task[T]] = []
     try:
         async with asyncio.TaskGroup() as group:
-            tasks += map(group.create_task, calls)
+            tasks += map(group.create_task, (first, *others))
     except ExceptionGroup as failed:
         # They hold the error, whose traceback holds this frame: no cycle, or all lives on.
         tasks.clear()
