@@ -8,7 +8,7 @@ holds every implementation to these docstrings.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Protocol, TypeAlias
@@ -73,10 +73,11 @@ class NearestQuery:
 @dataclass(frozen=True, slots=True)
 class ScoredId:
     """The id of an image found, with the cosine similarity of its embedding and the query's: -1 to
-    1, a float32."""
+    1, a float32. Of a query for the ``first`` hits, an index may bring the image along."""
 
     id: UUID
     score: float
+    image: StoredImage | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,8 +214,11 @@ class ImageSearcher:
                 )
 
     async def _read(self, chosen: Sequence[_Chosen]) -> dict[UUID, StoredImage]:
-        ids = dict.fromkeys(hit.id for it in chosen for hit in it.page.hits)
-        return {image.id: image for image in await self._index.get(list(ids))} if ids else {}
+        hits = [hit for it in chosen for hit in it.page.hits]
+        images = {hit.id: hit.image for hit in hits if hit.image is not None}
+        if missing := list(dict.fromkeys(hit.id for hit in hits if hit.id not in images)):
+            images |= {image.id: image for image in await self._index.get(missing)}
+        return images
 
 
 def _chosen(

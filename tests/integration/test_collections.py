@@ -114,5 +114,5 @@ def test_models_that_do_not_fit_end_the_start(
     tiny: Path, tmp_path: Path, backend: str, said: str
 ) -> None:
     process = ServerProcess(*options(tmp_path, tiny, tiny), "--encoder-backend", backend)
-    with pytest.raises(StartupError, match=said):
-        process.__enter__()
+    with pytest.raises(StartupError, match=said), process:
+        pass

@@ -34,6 +34,7 @@ from clipsearch_server.indexes.edge.protocol import (
     Get,
     GetEmbeddings,
     GetStats,
+    Hits,
     Points,
     Scroll,
     Search,
@@ -143,11 +144,14 @@ class EdgeIndex:
     ) -> builtins.list[builtins.list[ScoredId]]:
         for query in queries:
             checked_embedding(query.embedding, self._embedding_dim)
-        answers: builtins.list[builtins.list[tuple[UUID, float]]] = []
+        answers: builtins.list[Hits] = []
         with self._admitted():
             for start in range(0, len(queries), MAX_QUERIES):
                 answers += await self._shard.read(Search(queries[start : start + MAX_QUERIES]))
-        return [[ScoredId(*hit) for hit in hits] for hits in answers]
+        return [
+            [ScoredId(id_, score, from_payload(id_, it) if it else None) for id_, score, it in hits]
+            for hits in answers
+        ]
 
     async def get_embeddings(self, ids: Sequence[UUID]) -> dict[UUID, Embedding]:
         with self._admitted():

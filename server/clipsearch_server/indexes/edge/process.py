@@ -26,6 +26,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
+from uuid import UUID
 
 from clipsearch_server.errors import ClipsearchError
 from clipsearch_server.indexes.edge.protocol import (
@@ -43,6 +44,7 @@ from clipsearch_server.indexes.edge.protocol import (
     Get,
     GetEmbeddings,
     GetStats,
+    Hits,
     Optimize,
     Ordered,
     OtherRead,
@@ -170,6 +172,10 @@ class _Server:
         try:
             requests = [request for _, some, _ in searches for request in some]
             answers = iter(self._shard.search(requests))
+            replies = [
+                (message_id, [self._hits(next(answers), first) for first in firsts])
+                for message_id, _, firsts in searches
+            ]
         except ClipsearchError as error:
             if len(searches) == 1:
                 self._reply(searches[0][0], error)
@@ -177,8 +183,15 @@ class _Server:
                 for search in searches:
                     self._answer_searches([search])
             return
-        for message_id, _, firsts in searches:
-            self._reply(message_id, [next(answers)[:first] for first in firsts])
+        for message_id, reply in replies:
+            self._reply(message_id, reply)
+
+    def _hits(self, ranking: Sequence[tuple[UUID, float]], first: int | None) -> Hits:
+        if first is None:
+            return [(image_id, score, None) for image_id, score in ranking]
+        # These are shown, so that their payloads are wanted next: that saves another message.
+        payloads = dict(self._shard.get([image_id for image_id, _ in ranking[:first]]))
+        return [(image_id, score, payloads.get(image_id)) for image_id, score in ranking[:first]]
 
     def _read(self, request: OtherRead) -> object:
         match request:

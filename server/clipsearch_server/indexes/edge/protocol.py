@@ -44,9 +44,13 @@ class Points:
 # Requests that read, each answered as soon as possible. ----------------------------------------
 
 
+# Ids and scores, best first; with the payloads, if only the first hits were asked for.
+Hits: TypeAlias = "list[tuple[UUID, float, Payload | None]]"
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
-    """-> for each query a list of (id, score), best first."""
+    """-> for each query its Hits."""
 
     queries: Sequence[NearestQuery]  # at most MAX_QUERIES
 
