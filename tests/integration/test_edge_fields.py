@@ -23,7 +23,7 @@ OWN = {"sha256", *(field.field for field in IMAGE_FIELDS)}
 
 def load(data_dir: Path) -> edge.EdgeShard:
     """Opens the shard of an index that is closed."""
-    folder = data_dir / "collections" / "images"
+    folder = data_dir / "collections" / "images-1"
     return edge.EdgeShard.load(str(folder / (folder / "CURRENT").read_text().strip() / "edge"))
 
 
