@@ -60,11 +60,11 @@ async def test_fields_keep_their_indexes_and_get_new_ones(tmp_path: Path) -> Non
 
 
 async def test_a_shard_of_an_earlier_version_gets_them_when_it_is_opened(tmp_path: Path) -> None:
-    async with an_open_index("edge", tmp_path) as index:
+    async with an_open_index("edge", tmp_path, [A]) as index:
         assert isinstance(index, EdgeIndex)
         await store(index, 40)
     shard = load(tmp_path)
-    for field in OWN - {"sha256"}:
+    for field in (OWN | {A.field}) - {"sha256"}:
         shard.update(edge.UpdateOperation.delete_field_index(field))
     shard.flush()
     shard.close()
