@@ -96,7 +96,7 @@ def reembed(target: str, folder: Path) -> None:
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     first=st.lists(st.tuples(st.sampled_from(IDS), st.integers(0, CONTENTS - 1)), max_size=8),
