@@ -51,6 +51,8 @@ class Others:
         image_id = id_of(number)
         if image is None and number in self.unseen:
             return
+        if image is not None and self._is_switched and self._leaves_no_trace(number, image):
+            return
         if image is None:
             if self._library.remove(collection, image_id):  # else the caller was told so
                 self.expected.pop(image_id, None)
@@ -63,11 +65,23 @@ class Others:
         self._library.duplicates = policy
         self.expected[image_id] = (hashlib.sha256(content).hexdigest(), uri)
 
+    @property
+    def _is_switched(self) -> bool:
+        return self._library.aliases["images"] != "images-1"
+
+    def _leaves_no_trace(self, number: int, image: tuple[int, int]) -> bool:
+        """Whether the image was changed in the old collection after the last look and is now put
+        back as the new one still has it: which changes nothing there, and so cannot be seen."""
+        image_id = id_of(number)
+        there = self._library.images["images-2"].get(image_id)
+        wanted = (hashlib.sha256(f"content {image[0]}".encode()).hexdigest(), f"uri {image[1]}")
+        is_same = there is not None and (there.sha256, there.uri) == wanted
+        return is_same and self.expected.get(image_id) != wanted
+
     def before(self, method: str) -> None:
         # Between the last look at an image and its overwriting there is no place for others'
         # writes in a test; a server has no way to refuse them.
-        is_switched = self._library.aliases["images"] != "images-1"
-        if is_switched and method != "GetImage":
+        if self._is_switched and method != "GetImage":
             return
         self._calls += 1
         while self._schedule and self._calls > self._schedule[0][0]:
@@ -96,7 +110,10 @@ def reembed(target: str, folder: Path) -> None:
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     first=st.lists(st.tuples(st.sampled_from(IDS), st.integers(0, CONTENTS - 1)), max_size=8),
