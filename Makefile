@@ -44,8 +44,7 @@ build/triton/%/model_card.json: $(DEV)/ready
 	$(DEV)/bin/python -m clipsearch_export $(subst --,/,$*) --backend python --out $(@D)
 
 test: $(DEV)/ready $(TRITON)/ready ## Run every test
-	$(DEV)/bin/python -m pytest --numprocesses=auto --dist=loadfile --ignore=tests/integration --ignore=tests/e2e
-	$(DEV)/bin/python -m pytest tests/integration tests/e2e
+	$(DEV)/bin/python -m pytest
 
 check: $(DEV)/ready ## Lint; check types, arrows, the contract and that the stubs are fresh
 	$(DEV)/bin/ruff check
