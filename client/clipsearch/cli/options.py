@@ -28,6 +28,18 @@ HeaderOption: TypeAlias = Annotated[
         "headers from a file instead, one a line.",
     ),
 ]
+MaxInFlightOption: TypeAlias = Annotated[
+    int, typer.Option(metavar="N", min=1, max=1024, help="Images that are under way at a time.")
+]
+WaitOption: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        max=86_400 * 7,
+        help="How long to wait for a server that goes away in the middle.",
+    ),
+]
 
 
 def parse_headers(arguments: Sequence[str]) -> dict[str, str]:

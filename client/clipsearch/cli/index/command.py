@@ -22,7 +22,14 @@ from clipsearch.cli.index.journal import Binding, Journal, JournalError
 from clipsearch.cli.index.report import Report
 from clipsearch.cli.index.run import Places, Run
 from clipsearch.cli.index.sender import Sending
-from clipsearch.cli.options import CollectionOption, HeaderOption, JsonOption, parse_headers
+from clipsearch.cli.options import (
+    CollectionOption,
+    HeaderOption,
+    JsonOption,
+    MaxInFlightOption,
+    WaitOption,
+    parse_headers,
+)
 from clipsearch.cli.output import show_error
 from clipsearch.cli.session import ExitCode, Server, connect
 
@@ -106,19 +113,8 @@ def index(
     restart: Annotated[
         bool, typer.Option("--restart", help="Forget the journal, and send everything.")
     ] = False,
-    max_in_flight: Annotated[
-        int,
-        typer.Option(metavar="N", min=1, max=1024, help="Images that are under way at a time."),
-    ] = 32,
-    wait: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=0,
-            max=86_400 * 7,
-            help="How long to wait for a server that goes away in the middle.",
-        ),
-    ] = 60.0,
+    max_in_flight: MaxInFlightOption = 32,
+    wait: WaitOption = 60.0,
     as_json: JsonOption = False,
 ) -> None:
     """Index a data set: any number of images, started once and left alone.

@@ -9,7 +9,13 @@ from typing import Annotated
 import typer
 
 from clipsearch.cli.index.failures import SUFFIX
-from clipsearch.cli.options import HeaderOption, JsonOption, parse_headers
+from clipsearch.cli.options import (
+    HeaderOption,
+    JsonOption,
+    MaxInFlightOption,
+    WaitOption,
+    parse_headers,
+)
 from clipsearch.cli.output import show_error, stderr, stdout
 from clipsearch.cli.reembed.job import Job, Options
 from clipsearch.cli.reembed.originals import Originals
@@ -73,19 +79,8 @@ def reembed(
             show_default=f"NAME{SUFFIX}",
         ),
     ] = None,
-    max_in_flight: Annotated[
-        int,
-        typer.Option(metavar="N", min=1, max=1024, help="Images that are under way at a time."),
-    ] = 32,
-    wait: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=0,
-            max=86_400 * 7,
-            help="How long to wait for a server that goes away in the middle.",
-        ),
-    ] = 60.0,
+    max_in_flight: MaxInFlightOption = 32,
+    wait: WaitOption = 60.0,
     settle: Annotated[
         float,
         typer.Option(
