@@ -17,23 +17,19 @@ from blockbuster import BlockBuster
 from clipsearch import AddItem, AsyncSearchClient
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
-from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog
-from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.encoders.ort import OnnxEncoder
-from clipsearch_server.engine import SearchEngine
 from clipsearch_server.loaded_model import LoadedModel, LoadedModels
 from clipsearch_server.model import ModelFolder, open_model_folder
 from clipsearch_server.ports import CollectionSpec, DecodedImage
 from clipsearch_server.rpc.interceptors import CallInterceptor
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
-from clipsearch_server.searching import ImageSearcher
 from clipsearch_server.settings import DEMO_MODEL_DIR
 from clipsearch_server.testing import ServerProcess
 from clipsearch_server.text import Tokenizer
-from clipsearch_server.text_embedding import TextEmbedder
+from engines import an_engine
 from in_memory_qdrant import InMemoryQdrant
 from stored_images import a_qdrant_store
 
@@ -70,27 +66,16 @@ async def on_qdrant(model: ModelFolder) -> AsyncIterator[str]:
     async with OnnxEncoder(model) as encoder, store:
         index = await store.open("images-1")
         executor = ThreadPoolExecutor(1)
-        images = ImageEmbedder(
+        engine = an_engine(
             encoder=encoder,
-            fetcher=None,
+            tokenizer=tokenizer,
             decoder=_NoDecoder(),
+            fetcher=None,
+            index=index,
             executor=executor,
+            memory=memory,
             max_image_bytes=1,
             max_decoded=1,
-            memory=memory,
-        )
-        texts = TextEmbedder(encoder=encoder, tokenizer=tokenizer, executor=executor)
-        engine = SearchEngine(
-            adder=ImageAdder(embedder=images, index=index, duplicates="refuse"),
-            searcher=ImageSearcher(
-                texts=texts,
-                images=images,
-                index=index,
-                executor=executor,
-                choosers=asyncio.Semaphore(2),
-            ),
-            texts=texts,
-            collection="images-1",
             model_fingerprint=card.fingerprint,
         )
         loaded = LoadedModel(card=card, tokenizer=tokenizer, encoder=encoder, decoder=_NoDecoder())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -18,10 +17,9 @@ from clipsearch.v1.image_search_pb2_grpc import (
     ImageSearchServiceStub,
     add_ImageSearchServiceServicer_to_server,
 )
-from clipsearch_server.adding import Duplicates, ImageAdder
+from clipsearch_server.adding import Duplicates
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog
-from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.loaded_model import LoadedModel, LoadedModels
 from clipsearch_server.model import ModelCard
@@ -29,10 +27,9 @@ from clipsearch_server.ports import CollectionSpec, ImageDecoder
 from clipsearch_server.rpc.interceptors import CallInterceptor
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
-from clipsearch_server.searching import ImageSearcher
 from clipsearch_server.stored import StoredImages
 from clipsearch_server.text import Tokenizer
-from clipsearch_server.text_embedding import TextEmbedder
+from engines import an_engine
 from fake_qdrant import FakeQdrant
 from fakes import FakeEncoder, FakeFetcher, FakeIndex, FakeStore, InProcessDecoder
 
@@ -112,28 +109,16 @@ def engine(
     duplicates: Duplicates,
     prompt_templates: tuple[str, ...],
 ) -> SearchEngine:
-    images = ImageEmbedder(
+    return an_engine(
         encoder=encoder,
-        fetcher=fetcher,
+        tokenizer=tokenizer,
         decoder=decoder,
+        fetcher=fetcher,
+        index=index,
         executor=executor,
-        max_image_bytes=100_000,
-        max_decoded=8,
         memory=memory,
-    )
-    texts = TextEmbedder(encoder=encoder, tokenizer=tokenizer, executor=executor, max_rows=64)
-    return SearchEngine(
-        adder=ImageAdder(embedder=images, index=index, duplicates=duplicates),
-        searcher=ImageSearcher(
-            texts=texts,
-            images=images,
-            index=index,
-            executor=executor,
-            choosers=asyncio.Semaphore(2),
-        ),
-        texts=texts,
-        collection="images-1",
-        model_fingerprint="c" * 64,
+        duplicates=duplicates,
+        max_rows=64,
         prompt_templates=prompt_templates,
     )
 

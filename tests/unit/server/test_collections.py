@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 import grpc
@@ -18,18 +19,14 @@ from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
-from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog, EngineMaker
-from clipsearch_server.embedding import ImageEmbedder
-from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import IndexUnavailable, ModelMismatch
 from clipsearch_server.loaded_model import LoadedModel, LoadedModels
 from clipsearch_server.model import ModelCard
 from clipsearch_server.ports import CollectionSpec, ImageDecoder, ImageIndex
-from clipsearch_server.searching import ImageSearcher
 from clipsearch_server.text import Tokenizer
-from clipsearch_server.text_embedding import TextEmbedder
+from engines import an_engine
 from fakes import FakeEncoder, FakeIndex, FakeStore
 from samples import png
 
@@ -68,35 +65,18 @@ def catalog(
 ) -> Catalog:
     def maker(collection: str, fingerprint: str, index: ImageIndex) -> EngineMaker:
         (model,) = (it for it in models if it.card.fingerprint == fingerprint)
-        images = ImageEmbedder(
+        return partial(
+            an_engine,
             encoder=model.encoder,
-            fetcher=None,
+            tokenizer=model.tokenizer,
             decoder=model.decoder,
+            fetcher=None,
+            index=index,
             executor=executor,
-            max_image_bytes=100_000,
-            max_decoded=8,
             memory=memory,
+            collection=collection,
+            model_fingerprint=fingerprint,
         )
-        texts = TextEmbedder(encoder=model.encoder, tokenizer=model.tokenizer, executor=executor)
-        adder = ImageAdder(embedder=images, index=index, duplicates="refuse")
-
-        def engine(*, prompt_templates: Sequence[str]) -> SearchEngine:
-            return SearchEngine(
-                adder=adder,
-                searcher=ImageSearcher(
-                    texts=texts,
-                    images=images,
-                    index=index,
-                    executor=executor,
-                    choosers=asyncio.Semaphore(2),
-                ),
-                texts=texts,
-                collection=collection,
-                model_fingerprint=fingerprint,
-                prompt_templates=prompt_templates,
-            )
-
-        return engine
 
     return Catalog(store, models, default="images", max_collections=3, engine_maker=maker)
 

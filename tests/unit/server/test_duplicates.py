@@ -14,15 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipsearch_server.adding import AddedImage, AddOutcome, Duplicates, ImageAdder, NewImage
+from clipsearch_server.adding import AddedImage, AddOutcome, Duplicates, NewImage
 from clipsearch_server.budget import Budget
-from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.ports import EmbeddedPage
-from clipsearch_server.searching import ImageSearcher
 from clipsearch_server.stored import StoredImages
 from clipsearch_server.text import Tokenizer
-from clipsearch_server.text_embedding import TextEmbedder
+from engines import an_engine
 from fakes import FakeEncoder, FakeFetcher, FakeIndex, InProcessDecoder
 from samples import png
 from searches import find
@@ -224,7 +222,7 @@ class PausingIndex(FakeIndex):
 
 
 @contextmanager
-def an_engine(
+def engine_and_fetcher(
     duplicates: Duplicates, index: FakeIndex, tokenizer: Tokenizer
 ) -> Iterator[tuple[SearchEngine, FakeFetcher]]:
     """An engine without threads, in which the same calls always interleave in the same way."""
@@ -232,28 +230,17 @@ def an_engine(
     fetcher = FakeFetcher(memory)
     with InThisThread() as executor:
         encoder = FakeEncoder()
-        images = ImageEmbedder(
+        engine = an_engine(
             encoder=encoder,
-            fetcher=fetcher,
+            tokenizer=tokenizer,
             decoder=InProcessDecoder(size_px=4, max_pixels=1000),
+            fetcher=fetcher,
+            index=index,
             executor=executor,
+            memory=memory,
+            duplicates=duplicates,
             max_image_bytes=1000,
             max_decoded=4,
-            memory=memory,
-        )
-        texts = TextEmbedder(encoder=encoder, tokenizer=tokenizer, executor=executor)
-        engine = SearchEngine(
-            adder=ImageAdder(embedder=images, index=index, duplicates=duplicates),
-            searcher=ImageSearcher(
-                texts=texts,
-                images=images,
-                index=index,
-                executor=executor,
-                choosers=asyncio.Semaphore(2),
-            ),
-            texts=texts,
-            collection="images-1",
-            model_fingerprint="c" * 64,
         )
         yield engine, fetcher
 
@@ -301,7 +288,7 @@ def test_outcomes_are_those_of_a_simple_model(
             assert next(hit.score for hit in hits if hit.image.id == image.id) > 0.9
 
     index = FakeIndex()
-    with an_engine(duplicates, index, tokenizer) as (engine, fetcher):
+    with engine_and_fetcher(duplicates, index, tokenizer) as (engine, fetcher):
         asyncio.run(check())
 
 
@@ -339,5 +326,5 @@ def test_however_adds_interleave_one_point_a_content_is_left(
             assert one.image.sha256 == hashlib.sha256(png(colour)).hexdigest()
 
     index = PausingIndex(pauses)
-    with an_engine("refuse", index, tokenizer) as (engine, fetcher):
+    with engine_and_fetcher("refuse", index, tokenizer) as (engine, fetcher):
         asyncio.run(check())
