@@ -36,6 +36,8 @@ from clipsearch_server.ports import DecodedImage
 # For a Python to start, on a busy machine; a fork takes a few milliseconds.
 _START_S = 60.0
 _FORK_S = 10.0
+# For a worker to exit that has closed its channel; it takes milliseconds.
+_EXIT_S = 1.0
 
 # Where Python and the libraries that it loads are found.
 _PASSED_VARIABLES = ("PYTHON", "LD_", "DYLD_")
@@ -127,7 +129,10 @@ class Worker:
             return None
 
     async def _end(self) -> int:
-        """Ends it, unless it has ended, and returns its exit code."""
+        """Returns its exit code. One that still has its channel is killed, and one that has closed
+        it only if it stays: being killed would hide what it exits with."""
+        if self._reader.at_eof():
+            await asyncio.wait({self._ended}, timeout=_EXIT_S)
         self._server.kill(self._number)
         return await self._ended
 

@@ -67,8 +67,11 @@ def linear_axis(label: str, low: float, high: float, unit: str = "") -> Axis:
 
 
 def nice_step(span: float, most: int) -> float:
-    """Returns 1, 2 or 5 times a power of ten, of which ``most`` at most fit into the span."""
-    if span <= 0:
+    """Returns 1, 2 or 5 times a power of ten, of which ``most`` at most fit into the span.
+
+    A span too small to be seen (below 1e-12) counts as none: its step is 1.
+    """
+    if span < 1e-12:
         return 1.0
     power = 10.0 ** math.floor(math.log10(span / most))
     return next(
