@@ -6,6 +6,7 @@ import random
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from io import BytesIO
 
 import numpy as np
@@ -66,6 +67,7 @@ def valid_images() -> dict[str, bytes]:
     }
 
 
+@cache
 def bombs() -> dict[str, tuple[bytes, str]]:
     """Returns small files that cost much, each with the reason for which it is refused, or "".
 

@@ -76,6 +76,19 @@ def test_the_server_needs_neither_torch_nor_onnxruntime(image: Path, tmp_path: P
 
 
 @pytest.mark.timeout(300)
+def test_without_triton_it_says_what_to_install(image: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(image / "clipsearch-server"), "--data-dir", str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "install clipsearch-server[cpu]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.timeout(300)
 def test_it_starts_without_its_neighbours_and_is_unhealthy(image: Path, tmp_path: Path) -> None:
     (entrypoint,) = in_dockerfile("server", "ENTRYPOINT")
     (health_check,) = in_dockerfile("server", "HEALTHCHECK")

@@ -20,6 +20,7 @@ import pytest
 
 from clipsearch import SearchClient
 from clipsearch_server.testing import ServerProcess
+from tiny_model import write_tiny_model
 
 COMMAND = [sys.executable, "-m", "clipsearch"]
 SIDE_PX = 12
@@ -118,12 +119,21 @@ def check(server: str, folder: Path, good: set[str], bad: set[str]) -> None:
     assert set(failed) == bad
 
 
+@pytest.fixture
+def server_options(tmp_path: Path) -> tuple[str, ...]:
+    """A folder to store in, and a model that takes no time: what is tested is all the rest."""
+    model = write_tiny_model(tmp_path / "model")
+    return "--data-dir", str(tmp_path / "data"), "--model-dir", str(model)
+
+
 @pytest.mark.timeout(280)
-def test_ten_thousand_files_through_ctrl_c_and_a_crash_of_the_server(tmp_path: Path) -> None:
-    folder, data = tmp_path / "pictures", ("--data-dir", str(tmp_path / "data"))
+def test_ten_thousand_files_through_ctrl_c_and_a_crash_of_the_server(
+    tmp_path: Path, server_options: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "pictures"
     count = 10_000
     good, bad = make_folder(folder, count)
-    with ServerProcess(*data) as server:
+    with ServerProcess(*server_options) as server:
         address = server.address
         with indexing(folder, address) as command:
             wait_for_results(command, folder, 3 * count // 10)
@@ -139,7 +149,7 @@ def test_ten_thousand_files_through_ctrl_c_and_a_crash_of_the_server(tmp_path: P
         assert command.returncode == 3, stderr
         assert "the same command goes on from here" in stdout
         assert "Traceback" not in stderr
-    with ServerProcess("--address", address, *data) as server:
+    with ServerProcess("--address", address, *server_options) as server:
         with indexing(folder, address) as command:
             stdout, stderr = command.communicate(timeout=200)
         assert command.returncode == 1, stderr
@@ -148,16 +158,18 @@ def test_ten_thousand_files_through_ctrl_c_and_a_crash_of_the_server(tmp_path: P
         check(address, folder, good, bad)
 
 
-def test_a_server_that_comes_back_is_waited_for(tmp_path: Path) -> None:
-    folder, data = tmp_path / "pictures", ("--data-dir", str(tmp_path / "data"))
+def test_a_server_that_comes_back_is_waited_for(
+    tmp_path: Path, server_options: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "pictures"
     count = 1_000
     good, bad = make_folder(folder, count)
-    with ServerProcess(*data) as server:
+    with ServerProcess(*server_options) as server:
         address = server.address
         with indexing(folder, address) as command:
             wait_for_results(command, folder, count // 2)
             server.kill()
-            with ServerProcess("--address", address, *data):
+            with ServerProcess("--address", address, *server_options):
                 stdout, stderr = command.communicate(timeout=120)
                 assert command.returncode == 1, stderr
                 assert "trying again" in stderr

@@ -1,4 +1,4 @@
-"""What a caller installs: the client alone, in an environment of its own."""
+"""What a caller installs: the client alone, in an environment of its own, or the server too."""
 
 from __future__ import annotations
 
@@ -16,15 +16,11 @@ HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "tritonclient", "qdrant-client
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of a fresh environment with `pip install ./client` and nothing else."""
-    python = environment(tmp_path_factory.mktemp("environment"))
+    folder = tmp_path_factory.mktemp("environment")
+    run(sys.executable, "-m", "venv", str(folder))
+    python = folder / "bin" / "python"
     run(str(python), "-m", "pip", "install", "--quiet", str(ROOT / "client"))
     return python
-
-
-def environment(folder: Path) -> Path:
-    """Makes a virtual environment; returns its interpreter."""
-    run(sys.executable, "-m", "venv", str(folder))
-    return folder / "bin" / "python"
 
 
 def run(*command: str) -> str:
@@ -51,18 +47,8 @@ def test_the_command_says_what_it_needs(python: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_server_alone_installs_without_our_constraints(tmp_path: Path) -> None:
+def test_the_server_alone_resolves_without_our_constraints(python: Path) -> None:
     """Its requirements alone lead pip to versions that go together, and soon: two minutes are
     several times what it takes here, and a search through old versions takes longer."""
-    python = environment(tmp_path / "environment")
-    command = [str(python), "-m", "pip", "install", "--quiet", str(ROOT / "client")]
-    subprocess.run([*command, str(ROOT / "server")], check=True, timeout=120)
-    server = subprocess.run(
-        [str(python.parent / "clipsearch-server"), "--data-dir", str(tmp_path / "data")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert server.returncode == 1
-    assert "install clipsearch-server[cpu]" in server.stderr
-    assert "Traceback" not in server.stderr
+    command = [str(python), "-m", "pip", "install", "--quiet", "--dry-run"]
+    subprocess.run([*command, str(ROOT / "client"), str(ROOT / "server")], check=True, timeout=120)

@@ -10,6 +10,7 @@ from time import perf_counter
 from clipsearch import AddItem, AddOutcome, SearchClient, SearchError
 from clipsearch_server.testing import ServerProcess
 from samples import png
+from tiny_model import write_tiny_model
 
 ROUNDS = 20
 MAX_RESTART_S = 5.0
@@ -17,6 +18,8 @@ MAX_RESTART_S = 5.0
 
 def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
     chance = random.Random(7)
+    model = write_tiny_model(tmp_path / "model")
+    options = ("--data-dir", str(tmp_path / "data"), "--model-dir", str(model))
     acknowledged: dict[int, str] = {}  # number -> the id it is stored under
     sent: set[int] = set()
 
@@ -29,7 +32,7 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
 
     for _ in range(ROUNDS):
         start = perf_counter()
-        with ServerProcess("--data-dir", str(tmp_path)) as server:
+        with ServerProcess(*options) as server:
             assert perf_counter() - start < MAX_RESTART_S
             with SearchClient(server.address) as client:
                 check(client, acknowledged, sent)
@@ -44,7 +47,7 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
                 except SearchError:
                     pass
     with (
-        ServerProcess("--data-dir", str(tmp_path)) as server,
+        ServerProcess(*options) as server,
         SearchClient(server.address) as client,
     ):
         check(client, acknowledged, sent)

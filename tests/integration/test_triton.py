@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,11 +34,16 @@ from clipsearch import (
 )
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
+from clipsearch_export.card import ModelCard
+from clipsearch_export.checkpoint import DEMO, load_checkpoint
+from clipsearch_export.precision import Precision
+from clipsearch_export.triton import Backend, write_triton_files
 from clipsearch_server.encoders.batching import BatchingEncoder
 from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.encoders.triton import TritonEncoder
 from clipsearch_server.errors import ModelOutputInvalid, Overloaded
 from clipsearch_server.model import open_model_folder
+from clipsearch_server.settings import DEMO_MODEL_DIR
 from clipsearch_server.testing import ServerProcess, TritonProcess
 
 ROOT = Path(__file__).parents[2]
@@ -57,10 +60,11 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model as the exporter writes it for the python backend."""
-    folder = tmp_path_factory.mktemp("models")
-    command = [sys.executable, "-m", "clipsearch_export", "demo", "--backend", "python"]
-    subprocess.run([*command, "--out", str(folder)], check=True, stdout=subprocess.DEVNULL)
+    """The demo model with what the exporter writes beside it for the python backend."""
+    folder = shutil.copytree(DEMO_MODEL_DIR, tmp_path_factory.mktemp("models") / "demo")
+    checkpoint = load_checkpoint(DEMO)
+    card = ModelCard.of(checkpoint, Precision.FP32)
+    write_triton_files(folder, card, checkpoint.model, Backend.PYTHON)
     return folder
 
 
