@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
+import grpc.aio
+import PIL.Image
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import settings
+
+# pytest imports readline, which tells the processes that it starts, those of pytest-xdist among
+# them, how wide the terminal is: our own output is as wide as each test says.
+os.environ.pop("COLUMNS", None)  # noqa: TID251
+
+# The same examples in each run, so that a change is judged by what it changed. To look for others:
+# --hypothesis-profile=explore.
+settings.register_profile("explore", settings.default)
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
+
+_PIXELS = PIL.Image.MAX_IMAGE_PIXELS
+
+# Channels that the garbage collector finds after the last one was closed would start and stop
+# gRPC's threads anew from wherever it happens to run: hold them for as long as there are tests.
+grpc.aio.init_grpc_aio()
 
 
 @pytest.fixture(autouse=True)
@@ -13,3 +33,10 @@ def blockbuster() -> Iterator[BlockBuster]:
     """A call of ours that blocks the event loop fails the test."""
     with blockbuster_ctx("clipsearch_server") as blockbuster:
         yield blockbuster
+
+
+@pytest.fixture(autouse=True)
+def pillow_limit() -> Iterator[None]:
+    """Decoding sets it for its process, which here is that of all tests."""
+    yield
+    PIL.Image.MAX_IMAGE_PIXELS = _PIXELS
