@@ -17,15 +17,10 @@ from clipsearch import (
     SearchClient,
     SearchError,
 )
+from clipsearch.cli.index.delivery import Delivery
 from clipsearch.cli.index.entry import Entry, Failure, to_json, unsent
 from clipsearch.cli.index.journal import Record
-from clipsearch.cli.index.patience import (
-    FATAL_ERRORS,
-    MAX_ATTEMPTS,
-    SERVER_ERRORS,
-    Patience,
-    is_passing,
-)
+from clipsearch.cli.index.patience import Patience
 from clipsearch.cli.index.read_ahead import ReadAhead
 from clipsearch.cli.index.report import Report
 from clipsearch.cli.reembed.merge import ABSENT, Look, Pair, mark, version
@@ -88,16 +83,17 @@ class Copier:
         self._originals = originals
         self._report = report
         self._headers = headers
-        self._max_in_flight = max_in_flight
-        self._patience = patience
         self._stopping = stopping
-        self._number = 0
-        self._under_way: dict[str, _Parcel] = {}  # by item id
-        self._again: deque[_Parcel] = deque()
-        # What got a server's error of its own is sent after others, so that it cannot hold them up.
-        self._suspects: deque[_Parcel] = deque()
+        self._delivery = Delivery(
+            client,
+            self._pack,
+            self._take,
+            collection=target,
+            max_in_flight=max_in_flight,
+            patience=patience,
+            stopping=stopping,
+        )
         self._labels: deque[_Label] = deque()
-        self._server_error: SearchError | None = None
         self._is_in_use = False
 
     @property
@@ -115,26 +111,7 @@ class Copier:
         """
         self._is_in_use = is_in_use
         with ReadAhead(due, self._read, self._stopping) as parcels:
-            left = iter(parcels)
-            while not self._stopping.is_set():
-                try:
-                    for result in self._client.add_images(
-                        self._items(left),
-                        collection=self._target,
-                        max_in_flight=self._max_in_flight,
-                    ):
-                        self._take(result)
-                    self._store_labels()
-                    if self._server_error is None:
-                        return
-                    error = self._server_error
-                except SearchError as passing:
-                    if self._stopping.is_set() or not is_passing(passing):
-                        raise
-                    self._again.extend(self._under_way.values())
-                    self._under_way.clear()
-                    error = passing
-                self._patience.wait(error)
+            self._delivery.deliver(parcels, finish=self._store_labels)
 
     def check_unused(self) -> None:
         """Raises PlanError if others have begun to use the target, as after the switch of another
@@ -154,77 +131,42 @@ class Copier:
         except UnreadableError as error:
             return _Parcel(pair=pair, problem=error)
 
-    def _items(self, parcels: Iterator[_Parcel]) -> Iterator[AddItem]:
-        """Yields what is to be embedded, until there is no more or a result is a server's error."""
-        self._server_error = None
-        while self._server_error is None:
-            parcel = self._again.popleft() if self._again else next(parcels, None)
-            if parcel is None:
-                break
-            pair = parcel.pair
+    def _pack(self, parcel: _Parcel) -> AddItem | None:
+        """Returns what is to be embedded; does at once what needs no embedding."""
+        pair, image = parcel.pair, parcel.pair.source
+        if self._is_in_use and not self._is_as_seen(pair):
+            return None
+        if not self._is_in_use and pair.target is not None:
+            self.check_unused()
+        if image is None:
+            self._delete(pair)
+        elif parcel.problem is not None:
+            self._fail(pair, unsent(parcel.problem.reason, str(parcel.problem)))
+        elif _same_content(image, pair.target):
+            self._relabel(_Label(pair, image, pair.id))
+        else:
+            is_fetched = parcel.content is None
+            return AddItem(
+                item_id=image.id,
+                url=image.url if is_fetched else None,
+                content=parcel.content,
+                id=image.id,
+                uri=image.uri,
+                metadata=image.metadata,
+                fetch_headers=self._headers if is_fetched else {},
+                create_time=image.create_time,
+            )
+        return None
+
+    def _take(self, parcel: _Parcel, result: AddResult) -> None:
+        if result.added is not None:
+            self._compare(parcel.pair, result.added.image)
+        elif result.error is not None:
             try:
-                if self._is_in_use and not self._is_as_seen(pair):
-                    continue
-                if not self._is_in_use and pair.target is not None:
-                    self.check_unused()
-                if pair.source is None:
-                    self._delete(pair)
-                    continue
-                if parcel.problem is not None:
-                    self._fail(pair, unsent(parcel.problem.reason, str(parcel.problem)))
-                    continue
+                self._fail(parcel.pair, Failure.of(result.error))
             except SearchError:
-                self._again.append(parcel)
+                self._delivery.again(parcel)
                 raise
-            if _same_content(pair.source, pair.target):
-                self._relabel(_Label(pair, pair.source, pair.id))
-            else:
-                yield self._item(parcel)
-                yield from self._suspect_items()
-        yield from self._suspect_items()
-
-    def _suspect_items(self) -> Iterator[AddItem]:
-        while self._suspects and self._server_error is None:
-            yield self._item(self._suspects.popleft())
-
-    def _item(self, parcel: _Parcel) -> AddItem:
-        self._number += 1
-        item_id = str(self._number)
-        self._under_way[item_id] = parcel
-        image = parcel.pair.source
-        assert image is not None
-        is_fetched = parcel.content is None
-        return AddItem(
-            item_id=item_id,
-            url=image.url if is_fetched else None,
-            content=parcel.content,
-            id=image.id,
-            uri=image.uri,
-            metadata=image.metadata,
-            fetch_headers=self._headers if is_fetched else {},
-            create_time=image.create_time,
-        )
-
-    def _take(self, result: AddResult) -> None:
-        parcel = self._under_way.pop(result.item_id)
-        added, error = result.added, result.error
-        if isinstance(error, FATAL_ERRORS):
-            raise error
-        if isinstance(error, SERVER_ERRORS):
-            parcel.attempts += not self._patience.is_in_trouble
-            if parcel.attempts < MAX_ATTEMPTS:
-                self._suspects.append(parcel)
-                self._server_error = error
-                return
-        self._patience.renew()
-        if error is not None:
-            try:
-                self._fail(parcel.pair, Failure.of(error))
-            except SearchError:
-                self._again.append(parcel)
-                raise
-        elif added is not None:
-            self._compare(parcel.pair, added.image)
 
     def _compare(self, pair: Pair, stored: Image) -> None:
         """Notes what was stored; where that is not what the source says, the embedding is there,
