@@ -89,26 +89,33 @@ def text_batches(texts: Iterable[str], request: _Texts) -> Iterator[_Texts]:
     if isinstance(request, pb.QueryTextsRequest) and request.limit > 0:
         # More texts, and the server would lower the limit.
         max_texts = min(max_texts, _BATCH_HITS // min(request.limit, _MAX_LIMIT))
-    templates = request.prompt_templates.templates
+    for group in _groups(texts, max_texts, request.prompt_templates.templates):
+        batch = type(request)(texts=group)
+        batch.MergeFrom(request)
+        yield batch
+
+
+def _groups(
+    texts: Iterable[str], max_texts: int, templates: Sequence[str]
+) -> Iterator[Sequence[str]]:
+    """Yields each group as soon as it is full."""
     template_bytes = sum(len(it.encode()) for it in templates)
-    batch, batch_bytes, prompt_bytes = type(request)(), 0, 0
+    group: list[str] = []
+    group_bytes = prompt_bytes = 0
     for text in texts:
         text_bytes = len(text.encode())
         own_prompt_bytes = template_bytes + len(templates) * text_bytes
-        if batch.texts and prompt_bytes + own_prompt_bytes > _BATCH_PROMPT_BYTES:
-            batch.MergeFrom(request)
-            yield batch
-            batch, batch_bytes, prompt_bytes = type(request)(), 0, 0
-        batch.texts.append(text)
-        batch_bytes += text_bytes
+        if group and prompt_bytes + own_prompt_bytes > _BATCH_PROMPT_BYTES:
+            yield group
+            group, group_bytes, prompt_bytes = [], 0, 0
+        group.append(text)
+        group_bytes += text_bytes
         prompt_bytes += own_prompt_bytes
-        if len(batch.texts) == max_texts or batch_bytes >= _BATCH_BYTES:
-            batch.MergeFrom(request)
-            yield batch
-            batch, batch_bytes, prompt_bytes = type(request)(), 0, 0
-    if batch.texts:
-        batch.MergeFrom(request)
-        yield batch
+        if len(group) == max_texts or group_bytes >= _BATCH_BYTES:
+            yield group
+            group, group_bytes, prompt_bytes = [], 0, 0
+    if group:
+        yield group
 
 
 def text_results(

@@ -28,6 +28,15 @@ HeaderOption: TypeAlias = Annotated[
         "headers from a file instead, one a line.",
     ),
 ]
+ImagesDirOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        exists=True,
+        file_okay=False,
+        help="Where the images of COCO annotations are; else they are fetched by URL.",
+    ),
+]
 MaxInFlightOption: TypeAlias = Annotated[
     int, typer.Option(metavar="N", min=1, max=1024, help="Images that are under way at a time.")
 ]

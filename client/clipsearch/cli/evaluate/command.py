@@ -10,9 +10,9 @@ from typing import Annotated, TypeAlias
 import typer
 from rich.text import Text
 
-from clipsearch.cli.index.entry import FormatError
+from clipsearch.cli.index.explained import explained
 from clipsearch.cli.index.formats import Format
-from clipsearch.cli.options import JsonOption
+from clipsearch.cli.options import ImagesDirOption, JsonOption
 from clipsearch.cli.output import show_error, show_json, stderr, stdout, visible
 from clipsearch.cli.progress import new_progress
 from clipsearch.cli.session import ExitCode, connect
@@ -60,15 +60,7 @@ def evaluate(
             show_default="by its name and content",
         ),
     ] = None,
-    images_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            exists=True,
-            file_okay=False,
-            help="Where the images of COCO annotations are; else they are fetched by URL.",
-        ),
-    ] = None,
+    images_dir: ImagesDirOption = None,
     image_column: Annotated[
         str | None,
         typer.Option(
@@ -225,25 +217,15 @@ def _templates(given: list[str] | None) -> tuple[str, ...]:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Ends the command with one line if a file, or what reads it, is at fault."""
+    """Ends the command with one line if a file, or what reads it or computes, is at fault."""
     try:
-        yield
+        with explained(path):
+            yield
     except ModuleNotFoundError as error:
-        if error.name == "pyarrow":
-            show_error("Parquet needs pyarrow; install it with: pip install pyarrow")
-        elif error.name in {"numpy", "sklearn"}:
-            show_error(
-                "evaluate and linear-probe need numpy and scikit-learn; install them with: "
-                "pip install 'clipsearch[evaluate]'"
-            )
-        else:
+        if error.name not in {"numpy", "sklearn"}:
             raise
-        raise typer.Exit(ExitCode.USAGE) from error
-    except FormatError as error:
-        show_error(f"{path}: {error}")
-        raise typer.Exit(ExitCode.USAGE) from error
-    except BrokenPipeError:  # of who reads our output, which ends every command in one way
-        raise
-    except OSError as error:
-        show_error(f"{error.filename or path}: {error.strerror or error}")
+        show_error(
+            "evaluate and linear-probe need numpy and scikit-learn; install them with: "
+            "pip install 'clipsearch[evaluate]'"
+        )
         raise typer.Exit(ExitCode.USAGE) from error

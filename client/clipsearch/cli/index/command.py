@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,24 +11,25 @@ import typer
 
 from clipsearch.cli.index.columns import ColumnOptions
 from clipsearch.cli.index.dry_run import dry_run
-from clipsearch.cli.index.entry import EntrySource, FormatError
+from clipsearch.cli.index.entry import EntrySource
+from clipsearch.cli.index.explained import explained
 from clipsearch.cli.index.failures import SUFFIX as FAILURES_SUFFIX
 from clipsearch.cli.index.failures import FailuresFile
 from clipsearch.cli.index.formats import Format, open_source
 from clipsearch.cli.index.journal import SUFFIX as JOURNAL_SUFFIX
-from clipsearch.cli.index.journal import Binding, Journal, JournalError
+from clipsearch.cli.index.journal import Binding, Journal
 from clipsearch.cli.index.report import Report
 from clipsearch.cli.index.run import Places, Run
 from clipsearch.cli.index.sender import Sending
 from clipsearch.cli.options import (
     CollectionOption,
     HeaderOption,
+    ImagesDirOption,
     JsonOption,
     MaxInFlightOption,
     WaitOption,
     parse_headers,
 )
-from clipsearch.cli.output import show_error
 from clipsearch.cli.session import ExitCode, Server, connect
 
 
@@ -75,15 +74,7 @@ def index(
             show_default="all others",
         ),
     ] = None,
-    images_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            exists=True,
-            file_okay=False,
-            help="Where the images of COCO annotations are; else they are fetched by URL.",
-        ),
-    ] = None,
+    images_dir: ImagesDirOption = None,
     header: HeaderOption = None,
     collection: CollectionOption = "",
     dry_run_: Annotated[
@@ -131,7 +122,7 @@ def index(
     headers = parse_headers(header or [])
     places = _places(source, retry, journal, failures)
     server: Server = context.obj
-    with _explained(places.source):
+    with explained(places.source):
         entries: EntrySource
         if retry is None:
             entries = open_source(places.source, format, columns, images_dir)
@@ -187,26 +178,3 @@ def _retry_command(server: Server, places: Places, sending: Sending) -> str:
         words += ["--collection", sending.collection]
     hint = " --header ..." if sending.headers else ""
     return shlex.join(words) + hint
-
-
-@contextmanager
-def _explained(source: Path) -> Iterator[None]:
-    """Ends the command with one line if a file, or what reads it, is at fault."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if error.name != "pyarrow":
-            raise
-        show_error("Parquet needs pyarrow; install it with: pip install pyarrow")
-        raise typer.Exit(ExitCode.USAGE) from error
-    except FormatError as error:
-        show_error(f"{source}: {error}")
-        raise typer.Exit(ExitCode.USAGE) from error
-    except JournalError as error:
-        show_error(str(error))
-        raise typer.Exit(ExitCode.USAGE) from error
-    except BrokenPipeError:  # of who reads our output, which ends every command in one way
-        raise
-    except OSError as error:
-        show_error(f"{error.filename or source}: {error.strerror or error}")
-        raise typer.Exit(ExitCode.USAGE) from error

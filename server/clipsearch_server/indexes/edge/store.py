@@ -27,6 +27,7 @@ from clipsearch_server.indexes.edge.data_dir import DataDir
 from clipsearch_server.indexes.edge.index import DESCRIPTION, EdgeIndex
 from clipsearch_server.indexes.edge.lock import DataDirLock
 from clipsearch_server.indexes.opened import OpenIndexes
+from clipsearch_server.indexes.tasks import cancel
 from clipsearch_server.ports import CollectionSpec, FoundCollection
 
 _log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class EdgeStore:
             except (OSError, IndexUnavailable, StorageFull) as error:
                 raise StartupError(f"{self._data_dir}: {error}") from error
             opener = asyncio.create_task(self._open_others(), name="open collections")
-            stack.push_async_callback(_cancel, opener)
+            stack.push_async_callback(cancel, opener)
             self._stack = stack.pop_all()
         return self
 
@@ -257,11 +258,6 @@ class EdgeStore:
 
     async def _end_changes(self) -> None:
         await asyncio.gather(*self._changes, return_exceptions=True)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
 
 
 @contextmanager

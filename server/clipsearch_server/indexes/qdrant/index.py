@@ -25,6 +25,7 @@ from clipsearch_server.indexes.points import (
 )
 from clipsearch_server.indexes.qdrant.faults import checking, completed, explained, is_of_one
 from clipsearch_server.indexes.qdrant.open_collection import OpenCollection
+from clipsearch_server.indexes.tasks import cancel
 from clipsearch_server.ports import (
     CollectionSpec,
     EmbeddedPage,
@@ -107,8 +108,7 @@ class QdrantIndex:
         try:
             await self._calls.close()
         finally:
-            self._writer.cancel()
-            await asyncio.wait({self._writer})
+            await cancel(self._writer)
 
     async def upsert(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
         vectors = checked_embeddings(embeddings, len(images), self._spec.embedding_dim).tolist()

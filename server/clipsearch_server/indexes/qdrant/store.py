@@ -34,6 +34,7 @@ from clipsearch_server.indexes.qdrant.connection import QdrantServer
 from clipsearch_server.indexes.qdrant.directory import Directory
 from clipsearch_server.indexes.qdrant.faults import checking, explained
 from clipsearch_server.indexes.qdrant.index import QdrantIndex
+from clipsearch_server.indexes.tasks import cancel
 from clipsearch_server.ports import CollectionSpec, FoundCollection
 
 _log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ class QdrantStore:
             except IndexUnavailable as error:
                 self._meet(error)
                 opener = asyncio.create_task(self._prepare_in_the_end(), name="prepare qdrant")
-                stack.push_async_callback(_cancel, opener)
+                stack.push_async_callback(cancel, opener)
             self._stack = stack.pop_all()
         return self
 
@@ -318,8 +319,3 @@ def _model(spec: CollectionSpec) -> tuple[str, int]:
 
 def _removal(alias: str) -> models.DeleteAliasOperation:
     return models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias))
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait({task})
