@@ -219,6 +219,17 @@ async def test_the_graph_is_built_when_enough_is_new(tmp_path: Path) -> None:
     assert shards(tmp_path) == ["shard-000002"]
 
 
+async def test_the_graph_is_built_though_the_last_come_while_that_is_asked(tmp_path: Path) -> None:
+    async with open_index(tmp_path, optimize_after_points=1000) as index:
+        await store(index, 999)
+        await store(index, 1)  # a replacement, after which is asked whether enough are new
+        last = asyncio.create_task(store(index, 2, first=999))
+        await asyncio.sleep(0)  # both are under way
+        time.sleep(0.5)  # noqa: ASYNC251 - and both answers there before anybody looks
+        await last
+        await until(lambda: shards(tmp_path) == ["shard-000002"])
+
+
 async def test_a_killed_builder_leaves_the_index_as_it_was(tmp_path: Path) -> None:
     async with open_index(tmp_path) as index:
         await store(index, 2000)

@@ -24,6 +24,7 @@ from clipsearch_server.indexes.edge.protocol import (
 )
 from clipsearch_server.indexes.edge.rebuild import rebuild
 from clipsearch_server.indexes.fields import without_index
+from clipsearch_server.indexes.tasks import cancel
 from clipsearch_server.ports import IndexedField
 
 _log = logging.getLogger(__name__)
@@ -93,8 +94,8 @@ class LiveShard:
         traceback: TracebackType | None,
     ) -> None:
         """Callers have had their answers. Stops the processes."""
-        await _cancel(self._keeper)
-        await _cancel(self._optimizing)
+        await cancel(self._keeper)
+        await cancel(self._optimizing)
         await self._process.stop()
 
     @property
@@ -114,7 +115,7 @@ class LiveShard:
     def note_added(self, count: int) -> None:
         """Tells that points were upserted; has the graph built if enough are new."""
         self._points_until_check -= count
-        if self._points_until_check <= 0 and self._optimizing is None:
+        if self._points_until_check <= 0 and (self._optimizing is None or self._optimizing.done()):
             self._begin(self._optimize_if_due())
 
     async def optimize(self) -> None:
@@ -152,13 +153,15 @@ class LiveShard:
                 await process.call(CreateIndex(field))
 
     async def _optimize_if_due(self) -> None:
-        stats: Stats = await self._process.call(GetStats(), self._timeout_s)
-        new = stats.points - stats.indexed
-        enough = max(self._optimize_after_points, stats.indexed // _NEW_FRACTION)
-        if new >= enough or without_index(self._fields, stats.indexed_fields):
-            await self._optimize()
-        else:
-            self._points_until_check = enough - new
+        while (before := self._points_until_check) <= 0:
+            stats: Stats = await self._process.call(GetStats(), self._timeout_s)
+            new = stats.points - stats.indexed
+            enough = max(self._optimize_after_points, stats.indexed // _NEW_FRACTION)
+            if new >= enough or without_index(self._fields, stats.indexed_fields):
+                await self._optimize()
+            else:
+                # Less what was added meanwhile, which the answer may or may not have counted.
+                self._points_until_check += enough - new - before
 
     async def _optimize(self) -> None:
         self._points_until_check = self._optimize_after_points  # also if it fails
@@ -182,7 +185,8 @@ class LiveShard:
         self._process = successor
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._optimizing = None
+        if self._optimizing is task:
+            self._optimizing = None
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.warning("the search graph was not built, searches stay as slow: %s", error)
 
@@ -196,7 +200,7 @@ class LiveShard:
             if time.monotonic() - since > _LONGEST_PAUSE_S:
                 pause_s = _FIRST_PAUSE_S
             _log.error("the index process %d died; starting it again", process.pid)
-            await _cancel(self._optimizing)
+            await cancel(self._optimizing)
             await process.kill()
             self._process, pause_s = await self._restart(pause_s)
             _log.info("the index process is back")
@@ -214,9 +218,3 @@ class LiveShard:
     async def _start(self) -> EdgeProcess:
         shard = await asyncio.to_thread(self._folder.current)
         return await EdgeProcess.start(shard, lock=self._lock)
-
-
-async def _cancel(task: asyncio.Task[None] | None) -> None:
-    if task is not None:
-        task.cancel()
-        await asyncio.wait({task})
