@@ -44,7 +44,8 @@ build/triton/%/model_card.json: $(DEV)/ready
 	$(DEV)/bin/python -m clipsearch_export $(subst --,/,$*) --backend python --out $(@D)
 
 test: $(DEV)/ready $(TRITON)/ready ## Run every test
-	$(DEV)/bin/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+	$(DEV)/bin/python -m pytest -m "not by_the_clock" --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+	$(DEV)/bin/python -m pytest -m by_the_clock
 
 check: $(DEV)/ready ## Lint; check types, arrows, the contract and that the stubs are fresh
 	$(DEV)/bin/ruff check

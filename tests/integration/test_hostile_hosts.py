@@ -14,6 +14,8 @@ from clipsearch import AddOutcome, AsyncSearchClient, SearchClient, SearchError
 from clipsearch_server.testing import ServerProcess
 from hostile_hosts import QUICK, SLOW, hostile_hosts
 
+pytestmark = pytest.mark.by_the_clock
+
 PICTURE = Path(__file__).parents[2] / "demo" / "pictures" / "black-cat.png"
 FETCH_S = 1.0
 SLACK_S = 0.2

@@ -145,6 +145,7 @@ async def test_what_ends_a_worker_fails_alone_and_only_once(
         assert len(caplog.records) == 1
 
 
+@pytest.mark.by_the_clock
 @pytest.mark.parametrize("deed", ["abort", "crash", "exit", "break", "spin", "hang", "eat"])
 async def test_a_new_worker_serves_within_200_ms(deed: str) -> None:
     async with pool(workers=1) as decoder:
@@ -169,6 +170,7 @@ async def kill_at_work(other_than: int = 0) -> int:
     return worker
 
 
+@pytest.mark.by_the_clock
 async def test_an_image_whose_worker_is_killed_from_outside_gets_another_one_but_no_third(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -278,6 +278,7 @@ def test_long_images_get_the_pixels_of_the_reference(size: tuple[int, int]) -> N
     assert difference.mean() < 0.3
 
 
+@pytest.mark.by_the_clock
 @pytest.mark.parametrize("size", [(1, 30_000), (30_000, 1)])
 def test_extreme_aspect_ratios_do_not_explode(size: tuple[int, int]) -> None:
     content = encode(picture(*size))
@@ -299,6 +300,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.by_the_clock
 @pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS.keys())
 def test_too_many_pixels_are_refused_before_decoding(content: bytes) -> None:
     durations_s = []

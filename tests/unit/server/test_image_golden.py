@@ -182,6 +182,7 @@ def test_one_bit_is_black_and_white() -> None:
     assert_quarters(raw_png(1, 0, samples), [(0,) * 3, (255,) * 3, (255,) * 3, (0,) * 3])
 
 
+@pytest.mark.by_the_clock
 @pytest.mark.parametrize("image_format", ["GIF", "PNG", "WEBP"])
 def test_an_animation_is_its_first_frame_however_many_follow(image_format: str) -> None:
     content = animation(image_format, 2_000)
