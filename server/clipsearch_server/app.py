@@ -35,8 +35,10 @@ from clipsearch_server.open_models import max_decoded, open_models
 from clipsearch_server.open_store import open_store
 from clipsearch_server.ports import ImageFetcher, ImageIndex
 from clipsearch_server.rpc import convert
+from clipsearch_server.rpc.admission import Admission
 from clipsearch_server.rpc.health import HealthReporter
-from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor
+from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor, let_anybody_in
+from clipsearch_server.rpc.methods import Work
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
 from clipsearch_server.searching import ImageSearcher
@@ -181,7 +183,15 @@ def _server(
     server = grpc.aio.server(
         interceptors=[
             CallInterceptor(
-                max_in_flight=settings.max_in_flight, default_deadline_s=settings.default_deadline_s
+                authenticate=let_anybody_in,
+                admission=Admission(
+                    {
+                        Work.QUERY: settings.admission.max_queries,
+                        Work.INGEST: settings.admission.max_ingest,
+                        Work.BULK: settings.admission.max_bulk,
+                    }
+                ),
+                default_deadline_s=settings.default_deadline_s,
             )
         ],
         options=[

@@ -5,6 +5,8 @@
     - InvalidImage            the content is no image we take
     - SourceNotAllowed        the URL points where this server does not go
     - FilterRefused           the index does not take the filter
+  + Unauthenticated           the call says not, or not truly, who calls
+  + PermissionDenied          the caller may not do this
   + SourceFailed              the fault of the host that the URL names
   + NotFound                  there is no such image or collection
     - ImageNotFound
@@ -89,6 +91,18 @@ class FilterRefused(InvalidRequest):
 
     def __init__(self, message: str) -> None:
         super().__init__("filter", message)
+
+
+class Unauthenticated(ClipsearchError):
+    """The call brings no key, or none that is known."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(ClipsearchError):
+    """The caller is known, and may not do this."""
+
+    reason = "PERMISSION_DENIED"
 
 
 class SourceFailed(ClipsearchError):

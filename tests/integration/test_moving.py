@@ -23,7 +23,9 @@ from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.loaded_model import LoadedModel, LoadedModels
 from clipsearch_server.model import ModelFolder, open_model_folder
 from clipsearch_server.ports import CollectionSpec, DecodedImage
-from clipsearch_server.rpc.interceptors import CallInterceptor
+from clipsearch_server.rpc.admission import Admission
+from clipsearch_server.rpc.interceptors import CallInterceptor, let_anybody_in
+from clipsearch_server.rpc.methods import Work
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
 from clipsearch_server.settings import DEMO_MODEL_DIR
@@ -87,7 +89,13 @@ async def on_qdrant(model: ModelFolder) -> AsyncIterator[str]:
             engine_maker=lambda name, fingerprint, index: lambda prompt_templates: engine,
         )
         server = grpc.aio.server(
-            interceptors=[CallInterceptor(max_in_flight=100, default_deadline_s=60)]
+            interceptors=[
+                CallInterceptor(
+                    authenticate=let_anybody_in,
+                    admission=Admission(dict.fromkeys(Work, 100)),
+                    default_deadline_s=60,
+                )
+            ]
         )
         add_ImageSearchServiceServicer_to_server(ImageSearchServicer(catalog, options), server)
         port = server.add_insecure_port("127.0.0.1:0")

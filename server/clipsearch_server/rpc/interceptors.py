@@ -1,4 +1,4 @@
-"""What happens around every call of the service, once: admission, deadline, errors, a log line."""
+"""What happens around every call of the service, once: from who calls to a line in the log."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from google.rpc import code_pb2
 from grpc_status import rpc_status
 
 from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch_server.callers import ANYBODY, Caller
 from clipsearch_server.deadline import call_ends_in
-from clipsearch_server.errors import InvalidRequest, Overloaded
+from clipsearch_server.errors import InvalidRequest
+from clipsearch_server.rpc.admission import Admission
+from clipsearch_server.rpc.methods import METHODS
 from clipsearch_server.rpc.status import reason_of, to_status
 
 logger = logging.getLogger(__name__)
@@ -27,19 +30,31 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+Authenticate: TypeAlias = Callable[[Context], Caller]
+
+
+def let_anybody_in(context: Context) -> Caller:
+    """Authenticates whoever calls a server that asks for no keys."""
+    return ANYBODY
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the handlers of ImageSearchService; health and reflection pass untouched.
 
-    At most ``max_in_flight`` calls are served at a time, so that health checks and the calls being
-    served stay fast however many come in; what comes on top gets RESOURCE_EXHAUSTED with RetryInfo.
-    A unary call that brings no deadline gets ``default_deadline_s``; a stream may stay as long as
-    it likes.
+    In the order of the flow: who calls, whether they may, whether there is room, then the method
+    within its deadline; last what became of it: its status, and a line in the log. A unary call
+    that brings no deadline gets ``default_deadline_s``; a stream may stay as long as it likes.
+
+    gRPC reads the message of a unary call before its handler is called, and that of a stream when
+    the handler asks for it. So every call is taken as a stream: who is turned away cost no memory.
     """
 
-    def __init__(self, *, max_in_flight: int, default_deadline_s: float) -> None:
-        self._max_in_flight = max_in_flight
+    def __init__(
+        self, *, authenticate: Authenticate, admission: Admission, default_deadline_s: float
+    ) -> None:
+        self._authenticate = authenticate
+        self._admission = admission
         self._default_deadline_s = default_deadline_s
-        self._in_flight = 0
 
     async def intercept_service(
         self,
@@ -57,55 +72,61 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 handler.response_serializer,
             )
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(method, handler.unary_stream),
+            return grpc.stream_stream_rpc_method_handler(
+                self._response_stream(method, handler.unary_stream),
                 _or_error(handler.request_deserializer),
                 handler.response_serializer,
             )
-        return grpc.unary_unary_rpc_method_handler(
+        return grpc.stream_unary_rpc_method_handler(
             self._unary(method, handler.unary_unary),
             _or_error(handler.request_deserializer),
             handler.response_serializer,
         )
 
     def _unary(self, method: str, behaviour: Any) -> Any:
-        async def call(request: Any, context: Context) -> Any:
+        async def call(requests: AsyncIterator[Any], context: Context) -> Any:
             async with self._guard(method, context):
-                if isinstance(request, InvalidRequest):
-                    raise request
                 remaining_s = context.time_remaining()
                 if remaining_s is None:
                     remaining_s = self._default_deadline_s
                 async with asyncio.timeout(remaining_s):
                     with call_ends_in(remaining_s):
-                        return await behaviour(request, context)
+                        return await behaviour(await _only(requests), context)
 
         return call
 
+    def _response_stream(self, method: str, behaviour: Any) -> Any:
+        async def responses(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+            async with aclosing(behaviour(await _only(requests), context)) as responses:
+                async for response in responses:
+                    yield response
+
+        return self._stream(method, responses)
+
     def _stream(self, method: str, behaviour: Any) -> Any:
-        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._guard(method, context):
-                if isinstance(request, InvalidRequest):
-                    raise request
-                # Closed with the call, and not some time after: it may hold on to a collection.
-                async with aclosing(behaviour(request, context)) as responses:
-                    async for response in responses:
-                        yield response
+        async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+            # Closed with the call, and not some time after: it may hold on to a collection.
+            async with (
+                self._guard(method, context),
+                aclosing(behaviour(requests, context)) as responses,
+            ):
+                async for response in responses:
+                    yield response
 
         return call
 
     @asynccontextmanager
     async def _guard(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Admits a call, turns what it raises into its status, and logs it."""
+        """Lets a call in, turns what it raises into its status, and logs it."""
         start = perf_counter()
         # Asked now: gRPC frees a cancelled call under its handler, and asking that one crashes us.
         peer = context.peer()
         outcome = "code=OK"
-        self._in_flight += 1
         try:
-            if self._in_flight > self._max_in_flight:
-                raise Overloaded("the server is busy; try again in a moment")
-            yield
+            caller = self._authenticate(context)
+            caller.require(METHODS[method].scope)
+            with self._admission.admit(METHODS[method].work, caller):
+                yield
         except (asyncio.CancelledError, GeneratorExit):
             outcome = "code=CANCELLED"
             raise
@@ -114,9 +135,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             outcome = f"code={code_pb2.Code.Name(status.code)} reason={reason_of(status)}"
             await context.abort_with_status(rpc_status.to_status(status))
         finally:
-            self._in_flight -= 1
             elapsed_ms = (perf_counter() - start) * 1000
             logger.info("call method=%s %s ms=%.1f peer=%s", method, outcome, elapsed_ms, peer)
+
+
+async def _only(requests: AsyncIterator[Any]) -> Any:
+    """Reads the one message of a call that brings one. Raises InvalidRequest if it is none."""
+    async for request in requests:
+        if isinstance(request, InvalidRequest):
+            raise request
+        return request
+    raise InvalidRequest("request", "is missing")
 
 
 def _or_error(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:

@@ -19,6 +19,8 @@ DOMAIN = "clipsearch"
 # The most specific class of an error's ancestry decides.
 CODES: dict[type[errors.ClipsearchError], int] = {
     errors.InvalidRequest: code_pb2.INVALID_ARGUMENT,
+    errors.Unauthenticated: code_pb2.UNAUTHENTICATED,
+    errors.PermissionDenied: code_pb2.PERMISSION_DENIED,
     # Not UNAVAILABLE: every client would retry, and hammer a host that is not ours.
     errors.SourceFailed: code_pb2.FAILED_PRECONDITION,
     errors.NotFound: code_pb2.NOT_FOUND,

@@ -24,7 +24,9 @@ from clipsearch_server.engine import SearchEngine
 from clipsearch_server.loaded_model import LoadedModel, LoadedModels
 from clipsearch_server.model import ModelCard
 from clipsearch_server.ports import CollectionSpec, ImageDecoder
-from clipsearch_server.rpc.interceptors import CallInterceptor
+from clipsearch_server.rpc.admission import Admission
+from clipsearch_server.rpc.interceptors import CallInterceptor, let_anybody_in
+from clipsearch_server.rpc.methods import Work
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
 from clipsearch_server.stored import StoredImages
@@ -193,7 +195,11 @@ async def serving(
         memory=memory,
         info=pb.GetServerInfoResponse(version="1.2.3"),
     )
-    interceptor = CallInterceptor(max_in_flight=8, default_deadline_s=default_deadline_s)
+    interceptor = CallInterceptor(
+        authenticate=let_anybody_in,
+        admission=Admission(dict.fromkeys(Work, 8)),
+        default_deadline_s=default_deadline_s,
+    )
     server = grpc.aio.server(interceptors=[interceptor])
     add_ImageSearchServiceServicer_to_server(ImageSearchServicer(catalog, options), server)
     port = server.add_insecure_port("127.0.0.1:0")

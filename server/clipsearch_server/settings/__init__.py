@@ -1,0 +1,87 @@
+"""Every setting of the server, in one typed tree.
+
+A setting's name carries its unit. `configuration` reads the tree from flags, environment and file,
+and shows each description in ``--help``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from clipsearch_server.setting_values import CollectionName, Folders, HostAndPort
+from clipsearch_server.settings.encoders import EncoderSettings, TritonSettings
+from clipsearch_server.settings.group import Group
+from clipsearch_server.settings.images import FetchSettings, ImageSettings
+from clipsearch_server.settings.indexes import IndexSettings, QdrantSettings
+from clipsearch_server.settings.service import AdmissionSettings
+
+__all__ = ["DEMO_MODEL_DIR", "Group", "ImageSettings", "Settings"]
+
+DEMO_MODEL_DIR = Path(__file__).parents[1] / "demo_model"
+
+
+class Settings(Group):
+    """The whole tree."""
+
+    address: HostAndPort = Field(
+        default="127.0.0.1:50051",
+        description="host:port to listen on; port 0 takes a free one",
+    )
+    data_dir: Path = Field(
+        default=Path("~/.local/share/clipsearch"), description="folder that holds the collections"
+    )
+    model_dir: Path = Field(
+        default=DEMO_MODEL_DIR,
+        description="model folder, as `make export-models` writes it; default: the demo model",
+    )
+    extra_model_dirs: Folders = Field(
+        default=(),
+        description="folders of other models to run too, for the collections that they fill",
+    )
+    collection: CollectionName = Field(
+        default="images",
+        description="name of the default collection; an alias, which can be switched",
+    )
+    max_collections: int = Field(
+        default=32, ge=1, le=1000, description="collections there may be; no more are created"
+    )
+    default_limit: int = Field(
+        default=5, ge=1, le=1000, description="hits of a query that sets no limit of its own"
+    )
+    near_duplicate_similarity: float = Field(
+        default=0.97,
+        gt=0,
+        le=1,
+        description="cosine similarity from which on images are nearly the same, for queries that "
+        "collapse these",
+    )
+    default_deadline_s: float = Field(
+        30.0, gt=0, le=3600, description="seconds for a call that brings no deadline of its own"
+    )
+    max_in_flight_per_stream: int = Field(
+        default=128, ge=1, le=1024, description="images of one bulk stream worked on at a time"
+    )
+    max_in_flight_mib: int = Field(
+        default=256, ge=1, description="MiB of encoded images worked on at a time; more wait"
+    )
+    duplicates: Literal["refuse", "link", "allow"] = Field(
+        default="refuse",
+        description="what becomes of an image whose content is stored under another id: refused, "
+        "stored as a link to that image, or stored like any other",
+    )
+    grace_s: float = Field(
+        default=10.0, ge=0, description="seconds that calls may go on for after SIGTERM"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="least severe messages that are logged"
+    )
+    admission: AdmissionSettings = AdmissionSettings()
+    fetch: FetchSettings = FetchSettings()
+    image: ImageSettings = ImageSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    triton: TritonSettings = TritonSettings()
+    index: IndexSettings = IndexSettings()
+    qdrant: QdrantSettings = QdrantSettings()

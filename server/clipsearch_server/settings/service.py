@@ -1,0 +1,21 @@
+"""Who is served, how many at a time, and what can be seen of it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from clipsearch_server.settings.group import Group
+
+
+class AdmissionSettings(Group):
+    """How many calls are served at a time; more are refused, to come again."""
+
+    max_queries: int = Field(
+        default=512, ge=1, description="calls that search or read, under way at a time"
+    )
+    max_ingest: int = Field(
+        default=128, ge=1, description="calls that add, change or delete, under way at a time"
+    )
+    max_bulk: int = Field(
+        default=16, ge=1, description="streams that add, export or import, under way at a time"
+    )
