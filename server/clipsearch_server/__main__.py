@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from clipsearch_server import logs
+from clipsearch_server import log_lines
 from clipsearch_server.app import open_app
 from clipsearch_server.configuration import load_settings, unknown_variables
 from clipsearch_server.errors import ModelMismatch, StartupError
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         settings = load_settings(sys.argv[1:] if argv is None else argv)
-        logs.set_up(settings.log_level, settings.log_format)
+        log_lines.set_up(settings.log_level, settings.log_format)
         for name in unknown_variables():
             logger.warning("environment variable %s is no setting; see --help", name)
         asyncio.run(_serve(settings))

@@ -32,7 +32,7 @@ from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import ClipsearchError, ModelMismatch, StartupError
 from clipsearch_server.fetch.http import HttpFetcher
 from clipsearch_server.loaded_model import LoadedModels
-from clipsearch_server.metrics_endpoint import measure_lag, serve_metrics
+from clipsearch_server.metrics_endpoint import counting_images, measure_lag, serve_metrics
 from clipsearch_server.open_models import max_decoded, open_models
 from clipsearch_server.open_store import open_store
 from clipsearch_server.ports import ImageFetcher, ImageIndex
@@ -150,9 +150,8 @@ async def _open_metrics(stack: AsyncExitStack, settings: Settings, catalog: Cata
     lag = asyncio.create_task(measure_lag(), name="event loop lag")
     stack.callback(lag.cancel)
     if settings.metrics.address:
-        address = await stack.enter_async_context(
-            serve_metrics(settings.metrics.address, image_counts=catalog.image_counts)
-        )
+        stack.enter_context(counting_images(catalog.image_counts))
+        address = await stack.enter_async_context(serve_metrics(settings.metrics.address))
         logger.info("metrics address=%s", address)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -23,29 +23,35 @@ Counts = Callable[[], Awaitable[Mapping[str, int]]]
 
 
 @asynccontextmanager
-async def serve_metrics(address: str, *, image_counts: Counts) -> AsyncIterator[str]:
+async def serve_metrics(address: str, registry: CollectorRegistry = REGISTRY) -> AsyncIterator[str]:
     """Serves ``/metrics`` at host:port for as long as the block lasts; yields the address, with the
-    port that was taken.
-
-    ``image_counts`` says how many images each collection has, and is asked at each scrape. Raises
-    StartupError if the port is taken.
-    """
+    port that was taken. Raises StartupError if it cannot be."""
     host, _, port = address.rpartition(":")
     try:
         # In a thread: it may ask the system's resolver.
-        server, thread = await asyncio.to_thread(start_http_server, int(port), host.strip("[]"))
+        server, thread = await asyncio.to_thread(
+            start_http_server, int(port), host.strip("[]"), registry
+        )
     except OSError as error:
         raise StartupError(
             f"cannot serve metrics on {address}: it is taken, or not an address of this machine; "
             "choose another with --metrics-address"
         ) from error
-    images = _CollectionImages(image_counts, asyncio.get_running_loop())
-    REGISTRY.register(images)
     try:
         yield f"{host}:{server.server_port}"
     finally:
-        REGISTRY.unregister(images)
         await asyncio.to_thread(_stop, server, thread)
+
+
+@contextmanager
+def counting_images(counts: Counts) -> Iterator[None]:
+    """Has whoever looks at the metrics in this block see how many images each collection has."""
+    images = _CollectionImages(counts, asyncio.get_running_loop())
+    REGISTRY.register(images)
+    try:
+        yield
+    finally:
+        REGISTRY.unregister(images)
 
 
 async def measure_lag() -> None:

@@ -95,7 +95,7 @@ class WorkerPool:
             await self._stop()
             raise
         self._idle.append(worker)
-        _log.info("decoding workers=%d confined_by=%r", self._workers, worker.confined_by)
+        _log.info("decoding workers=%d confined_by=%s", self._workers, worker.confined_by)
         return self
 
     async def __aexit__(

@@ -18,7 +18,7 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 
 from clipsearch.v1 import image_search_pb2 as pb
-from clipsearch_server import logs, metrics, tracing
+from clipsearch_server import log_lines, metrics, tracing
 from clipsearch_server.callers import ANYBODY, Caller
 from clipsearch_server.rpc.methods import METHODS, Work
 from clipsearch_server.rpc.status import reason_of
@@ -90,7 +90,7 @@ class CallRecord:
         metadata = context.invocation_metadata() or ()
         self._request_id = _request_id(metadata)
         # Never reset: the call has a task of its own, and may be closed from another.
-        logs.request_id.set(self._request_id)
+        log_lines.request_id.set(self._request_id)
         self._span = tracing.begin_call(f"{SERVICE_NAME}/{method}", metadata)
         context.set_trailing_metadata(self.trailing_metadata)
         metrics.STARTED.labels(*_LABELS[method]).inc()

@@ -68,7 +68,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """An object a line, in ASCII: ``time``, ``level``, ``logger``, ``message``; and, where there are
+    """An object a line, in ASCII: ``time``, ``level``, ``logger``, ``message``; and, where there is
     any, ``fields``, ``request_id``, ``trace_id`` and ``exception``."""
 
     def format(self, record: logging.LogRecord) -> str:
