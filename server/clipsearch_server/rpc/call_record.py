@@ -18,7 +18,7 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 
 from clipsearch.v1 import image_search_pb2 as pb
-from clipsearch_server import log_lines, metrics, tracing
+from clipsearch_server import errors, log_lines, metrics, tracing
 from clipsearch_server.callers import ANYBODY, Caller
 from clipsearch_server.rpc.methods import METHODS, Work
 from clipsearch_server.rpc.status import reason_of
@@ -60,6 +60,13 @@ def _grpc_types() -> dict[str, str]:
     return {it.name: names[it.client_streaming, it.server_streaming] for it in methods}
 
 
+# Those that need no more than the class of an error to be known.
+_REASONS = {
+    kind.reason
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.ClipsearchError)
+} - {errors.StartupError.reason}
+
 _LABELS = {method: (kind, SERVICE_NAME, method) for method, kind in _grpc_types().items()}
 
 
@@ -70,8 +77,14 @@ def begin_at_zero() -> None:
         metrics.HANDLING_SECONDS.labels(*labels)
         for code in _CODE_NAMES.values():
             metrics.HANDLED.labels(*labels, code)
+    for reason in _REASONS:
+        metrics.ERRORS.labels(reason)
+    for reason in (errors.ClipsearchError.reason, errors.ModelOutputInvalid.reason):
+        metrics.INTERNAL_ERRORS.labels(reason)
     for work in Work:
         metrics.IN_FLIGHT.labels(work)
+        for error in (errors.Overloaded, errors.Unauthenticated, errors.PermissionDenied):
+            metrics.REFUSED.labels(work, error.reason)
 
 
 class CallRecord:
