@@ -31,10 +31,6 @@ _MAX_TRACEBACK_CHARS = 16_384
 
 # A %-directive, with the name of the field that it is the value of, if it has one.
 _DIRECTIVE = re.compile(r"(?:(\w+)=)?(%[-#0 +\d.]*([a-zA-Z%]))")
-# Control characters, line and paragraph ends, and what changes the direction of writing.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
 _NEEDS_QUOTES = re.compile(r'[\s"=]|^$')
 
 
@@ -118,14 +114,19 @@ def _read(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
 
 
 def _escaped(text: str, max_chars: int) -> str:
-    r"""Writes what is no part of a line as \x0a or \u2028, and cuts what is too long."""
+    r"""Writes what is no visible character as \x0a or \u2028: control characters, line ends, what
+    changes the direction of writing, halves of surrogate pairs. Cuts what is too long."""
     if len(text) > max_chars:
         text = f"{text[:max_chars]}... ({len(text):,} characters)"
-    return _UNSAFE.sub(lambda found: _escape(ord(found[0])), text)
+    if text.isprintable():
+        return text
+    return "".join(it if it.isprintable() else _escape(ord(it)) for it in text)
 
 
 def _escape(code: int) -> str:
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,10 @@ async def test_a_trace_crosses_from_the_client_through_the_server_to_triton(
 def test_without_opentelemetry_the_server_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # An empty module in the way is what a missing one is.
-    (tmp_path / "opentelemetry").mkdir()
-    (tmp_path / "opentelemetry" / "__init__.py").touch()
-    path = [str(tmp_path), *(entry for entry in sys.path if entry)]
-    monkeypatch.setenv("PYTHONPATH", ":".join(path))
+    # One in its way that says what a missing one does.
+    missing = "raise ModuleNotFoundError(\"No module named 'opentelemetry'\")"
+    (tmp_path / "opentelemetry.py").write_text(missing)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     options = ("--data-dir", str(tmp_path), "--tracing-endpoint", "http://127.0.0.1:1")
     with pytest.raises(StartupError) as caught, ServerProcess(*options):
         pass
