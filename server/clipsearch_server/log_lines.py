@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import TracebackType
 from typing import Literal, TypeAlias
 
@@ -95,22 +96,32 @@ def _read(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
     """Returns a record's message, safe to write, and the values in it that have names."""
     if not isinstance(record.args, tuple) or not record.args:
         return _escaped(record.getMessage(), _MAX_MESSAGE_CHARS), {}
-    values = iter(record.args)
+    template, names = _parse(str(record.msg))
     fields: dict[str, object] = {}
+    written: list[str] = []
+    for (name, form), value in zip(names, record.args, strict=True):
+        text = _escaped(form % (value,), _MAX_VALUE_CHARS)
+        if name:
+            fields[name] = value if isinstance(value, bool | int | float) else text
+            text = json.dumps(text) if _NEEDS_QUOTES.search(text) else text
+        written.append(text)
+    return _escaped(template % tuple(written), _MAX_MESSAGE_CHARS), fields
 
-    def written(directive: re.Match[str]) -> str:
+
+@lru_cache(1024)  # a message is a constant of the code
+def _parse(message: str) -> tuple[str, list[tuple[str, str]]]:
+    """Returns a message with %s for each value, and of each value its name, "" if it has none, and
+    how it is written."""
+    values: list[tuple[str, str]] = []
+
+    def note(directive: re.Match[str]) -> str:
         name, form, conversion = directive.groups()
         if conversion == "%":
-            return directive[0] % ()
-        value = next(values)
-        text = _escaped(form % (value,), _MAX_VALUE_CHARS)
-        if name is None:
-            return text
-        fields[name] = value if isinstance(value, bool | int | float) else text
-        return f"{name}={json.dumps(text) if _NEEDS_QUOTES.search(text) else text}"
+            return directive[0]
+        values.append((name or "", form))
+        return f"{name}=%s" if name else "%s"
 
-    message = _DIRECTIVE.sub(written, str(record.msg))
-    return _escaped(message, _MAX_MESSAGE_CHARS), fields
+    return _DIRECTIVE.sub(note, message), values
 
 
 def _escaped(text: str, max_chars: int) -> str:
