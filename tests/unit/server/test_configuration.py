@@ -6,7 +6,6 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-
 from typer.main import get_command
 
 from clipsearch.cli.app import app as client_app
