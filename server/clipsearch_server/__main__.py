@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
-from clipsearch_server import configuration
+from clipsearch_server import configuration, log_lines
 from clipsearch_server.configuration import load_settings
 from clipsearch_server.errors import ModelMismatch, StartupError
-from clipsearch_server.logs import log_to_stderr, tell_serving
 from clipsearch_server.settings import Settings
 from clipsearch_server.stopping import told_to_stop
 from clipsearch_server.workers.supervisor import supervise, workers_of
+
+logger = logging.getLogger("clipsearch_server")
 
 # What else the first argument may ask for; each takes those after it, and returns the exit code.
 _COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments and arguments[0] in _COMMANDS:
             return _COMMANDS[arguments[0]](arguments[1:])
         settings = load_settings(arguments)
-        log_to_stderr(settings)
+        log_lines.set_up(settings.log_level, settings.log_format)
         drained = asyncio.run(_serve(settings))
     except (StartupError, ModelMismatch) as error:
         sys.stderr.write(f"clipsearch-server: {error.message}\n")
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _serve(settings: Settings) -> bool:
     """Returns whether all that served has drained."""
     stopping = told_to_stop()
-    on_serving = partial(tell_serving, settings)
+    on_serving = partial(_tell_serving, settings)
     if (workers := workers_of(settings)) > 1:
         return await supervise(settings, workers, stopping, on_serving=on_serving)
     # Imported only here: what supervises need not hold what serves.
@@ -68,6 +69,17 @@ async def _serve(settings: Settings) -> bool:
 
     await serve(settings, stopping, on_serving=on_serving)
     return True
+
+
+def _tell_serving(settings: Settings, address: str) -> None:
+    logger.info(
+        "serving address=%s model_dir=%s encoder=%s index=%s data_dir=%s",
+        address,
+        settings.model_dir,
+        settings.encoder.backend,
+        settings.index.backend,
+        settings.data_dir,
+    )
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
+from clipsearch_server import metrics
 from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog, EngineMaker, EngineMakerFactory
@@ -31,11 +32,13 @@ from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import ClipsearchError, ModelMismatch, StartupError
 from clipsearch_server.fetch.http import HttpFetcher
 from clipsearch_server.loaded_model import LoadedModels
+from clipsearch_server.metrics_endpoint import counting_images, measure_lag, serve_metrics
 from clipsearch_server.open_models import max_decoded, open_models
 from clipsearch_server.open_store import open_store
 from clipsearch_server.ports import ImageFetcher, ImageIndex
 from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.admission import Admission
+from clipsearch_server.rpc.call_record import begin_at_zero
 from clipsearch_server.rpc.health import HealthReporter
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor, let_anybody_in
 from clipsearch_server.rpc.methods import Work
@@ -44,6 +47,7 @@ from clipsearch_server.rpc.servicer import ImageSearchServicer
 from clipsearch_server.searching import ImageSearcher
 from clipsearch_server.settings import Settings
 from clipsearch_server.text_embedding import TextEmbedder
+from clipsearch_server.tracing import trace_to
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +84,7 @@ async def open_app(settings: Settings, *, shares_port: bool = False) -> AsyncIte
     async with AsyncExitStack() as stack:
         # First, as decoding processes start before gRPC does: gRPC's threads do not survive a fork.
         models = await open_models(stack, settings)
+        await _open_tracing(stack, settings)
         store = await open_store(stack, settings, next(iter(models)).card)
         memory = Budget(settings.max_in_flight_mib * 2**20)
         fetcher = None
@@ -113,6 +118,7 @@ async def open_app(settings: Settings, *, shares_port: bool = False) -> AsyncIte
         except ClipsearchError:
             pass  # the store waits for what is away, and health tells
         health = HealthReporter({"encoder": catalog.check_encoders, "index": catalog.check_index})
+        await _open_metrics(stack, settings, catalog)
         server, address = _server(settings, catalog, memory, health, shares_port)
         await health.check()
         await server.start()
@@ -120,6 +126,38 @@ async def open_app(settings: Settings, *, shares_port: bool = False) -> AsyncIte
         reporter = asyncio.create_task(health.report(), name="health")
         stack.callback(reporter.cancel)
         yield App(address, server, health, settings.grace_s)
+
+
+async def _open_tracing(stack: AsyncExitStack, settings: Settings) -> None:
+    if settings.tracing.endpoint:
+        await stack.enter_async_context(
+            trace_to(
+                settings.tracing.endpoint,
+                sample_ratio=settings.tracing.sample_ratio,
+                version=_version(),
+            )
+        )
+
+
+async def _open_metrics(stack: AsyncExitStack, settings: Settings, catalog: Catalog) -> None:
+    """Counts from now on, and serves what is counted where the settings say."""
+    begin_at_zero()
+    metrics.BUILD_INFO.labels(
+        version=_version(),
+        encoder=settings.encoder.backend,
+        index=settings.index.backend,
+        model=next(iter(catalog.models)).card.model_id,
+    ).set(1)
+    lag = asyncio.create_task(measure_lag(), name="event loop lag")
+    stack.callback(lag.cancel)
+    if settings.metrics.address:
+        stack.enter_context(counting_images(catalog.image_counts))
+        address = await stack.enter_async_context(serve_metrics(settings.metrics.address))
+        logger.info("metrics address=%s", address)
+
+
+def _version() -> str:
+    return importlib.metadata.version("clipsearch-server")
 
 
 def _engine_maker(
@@ -232,7 +270,7 @@ def _server(
 
 def _info(settings: Settings) -> pb.GetServerInfoResponse:
     return pb.GetServerInfoResponse(
-        version=importlib.metadata.version("clipsearch-server"),
+        version=_version(),
         limits=pb.Limits(
             max_image_bytes=settings.image.max_bytes,
             max_image_pixels=settings.image.max_pixels,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -114,6 +116,15 @@ async def draining(watch: Any) -> None:
     assert (await watch.read()).status == HealthCheckResponse.NOT_SERVING
 
 
+def answered_queries(server: ServerProcess) -> int:
+    """What Prometheus is told of all workers together."""
+    (address,) = re.findall(r"metrics address=(\S+)", server.log)
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=WAIT_S) as response:
+        text = response.read().decode()
+    counts = re.findall(r'grpc_server_handled_total{.*"OK".*"QueryText".*} (\S+)', text)
+    return int(sum(map(float, counts)))
+
+
 async def health(server: ServerProcess) -> int:
     """As an orchestrator asks, over a connection of its own."""
     options = [("grpc.use_local_subchannel_pool", 1)]
@@ -125,7 +136,7 @@ async def health(server: ServerProcess) -> int:
 async def test_every_worker_answers_and_one_that_is_killed_is_replaced(
     neighbours: Neighbours,
 ) -> None:
-    async with running(neighbours) as server:
+    async with running(neighbours, "--metrics-address", "127.0.0.1:0") as server:
         workers = await asyncio.to_thread(workers_of, server)
         assert len(workers) == WORKERS
         assert server.log.count("serving address=") == 1
@@ -133,6 +144,7 @@ async def test_every_worker_answers_and_one_that_is_killed_is_replaced(
             for worker in workers:
                 assert await asyncio.to_thread(connections, worker, server) > 0
             await asyncio.gather(*map(query, channels))
+            assert await asyncio.to_thread(answered_queries, server) == CONNECTIONS
 
             workers[0].kill()
             await asyncio.to_thread(workers[0].wait)
@@ -142,6 +154,8 @@ async def test_every_worker_answers_and_one_that_is_killed_is_replaced(
                     await asyncio.sleep(0.05)  # so that the new worker has a core to start on
             # Those who were connected to it are connected to another by now.
             await asyncio.gather(*(query(channel, wait_for_ready=True) for channel in channels))
+            # What it had counted is not lost with it.
+            assert await asyncio.to_thread(answered_queries, server) == 2 * CONNECTIONS
         assert f"worker=1 pid={workers[0].pid} ended: signal 9 (SIGKILL)" in server.log
         replaced = await asyncio.to_thread(workers_of, server)
         assert len(replaced) == WORKERS

@@ -12,6 +12,7 @@ from clipsearch._convert import transfer as convert
 from clipsearch._errors import SearchError
 from clipsearch._models import EmbeddedImage
 from clipsearch._retry import effective_timeout_s
+from clipsearch._tracing import trace_metadata
 from clipsearch.v1 import image_search_pb2 as pb
 
 
@@ -28,7 +29,8 @@ class AioTransferMethods(AioConnection):
         """
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         call = self._stub.ExportImages(
-            pb.ExportImagesRequest(start_id=start_id, collection=collection)
+            pb.ExportImagesRequest(start_id=start_id, collection=collection),
+            metadata=trace_metadata(),
         )
         try:
             fingerprint = (await self._result(call, wait_s)).model.fingerprint
@@ -51,7 +53,7 @@ class AioTransferMethods(AioConnection):
         """
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         requests: asyncio.Queue[pb.ImportImagesRequest | None] = asyncio.Queue()
-        call = self._stub.ImportImages(until_none(requests))
+        call = self._stub.ImportImages(until_none(requests), metadata=trace_metadata())
         is_under_way = False
         try:
             # One page is stored while the next is made.

@@ -11,6 +11,7 @@ from clipsearch._convert import transfer as convert
 from clipsearch._errors import SearchError
 from clipsearch._models import EmbeddedImage
 from clipsearch._retry import effective_timeout_s
+from clipsearch._tracing import trace_metadata
 from clipsearch._watchdog import Watchdog
 from clipsearch.v1 import image_search_pb2 as pb
 
@@ -30,7 +31,8 @@ class TransferMethods(Connection):
         """
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         call = self._stub.ExportImages(
-            pb.ExportImagesRequest(start_id=start_id, collection=collection)
+            pb.ExportImagesRequest(start_id=start_id, collection=collection),
+            metadata=trace_metadata(),
         )
         try:
             with Watchdog(call.cancel, wait_s) as watchdog:
@@ -65,7 +67,7 @@ class TransferMethods(Connection):
         """
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         requests: SimpleQueue[pb.ImportImagesRequest | None] = SimpleQueue()
-        call = self._stub.ImportImages(iter(requests.get, None))
+        call = self._stub.ImportImages(iter(requests.get, None), metadata=trace_metadata())
         is_under_way = False
         try:
             with Watchdog(call.cancel, wait_s) as watchdog:

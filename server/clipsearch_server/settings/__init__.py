@@ -17,6 +17,7 @@ from clipsearch_server.settings.group import Group
 from clipsearch_server.settings.images import FetchSettings, ImageSettings
 from clipsearch_server.settings.indexes import IndexSettings, QdrantSettings
 from clipsearch_server.settings.service import AdmissionSettings
+from clipsearch_server.settings.sight import MetricsSettings, TracingSettings
 
 __all__ = ["DEMO_MODEL_DIR", "Group", "ImageSettings", "Settings"]
 
@@ -85,6 +86,9 @@ class Settings(Group):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="least severe messages that are logged"
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="text for people, or an object a line for machines"
+    )
     admission: AdmissionSettings = AdmissionSettings()
     fetch: FetchSettings = FetchSettings()
     image: ImageSettings = ImageSettings()
@@ -92,3 +96,5 @@ class Settings(Group):
     triton: TritonSettings = TritonSettings()
     index: IndexSettings = IndexSettings()
     qdrant: QdrantSettings = QdrantSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()

@@ -17,9 +17,9 @@ import pickle
 import sys
 from typing import NoReturn
 
+from clipsearch_server import log_lines
 from clipsearch_server.decoding.sandbox import die_with
 from clipsearch_server.errors import ModelMismatch, StartupError
-from clipsearch_server.logs import log_to_stderr
 from clipsearch_server.serving import serve
 from clipsearch_server.settings import Settings
 from clipsearch_server.stopping import told_to_stop_by_any
@@ -37,7 +37,7 @@ def main() -> NoReturn:
     # What a library prints must not pass for our word to the parent.
     word = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    log_to_stderr(settings, worker=arguments.number)
+    log_lines.set_up(settings.log_level, settings.log_format, worker=arguments.number)
 
     def tell(what: str) -> None:
         with word:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from clipsearch_server.errors import StartupError
 from clipsearch_server.settings import Settings
 from clipsearch_server.workers.port import reserved
+from clipsearch_server.workers.shared_metrics import SharedMetrics, serving_shared_metrics
 
 _SERVING = b"serving\n"  # what a worker says once it does
 # A worker that ends is replaced at once if it had served for so long, and otherwise after a pause
@@ -60,17 +61,20 @@ async def supervise(
     as it takes.
     """
     with reserved(settings.address) as address:
-        supervisor = _Supervisor(settings_of_each(settings, workers, address), stopping)
-        return await supervisor.run(workers, on_serving=lambda: on_serving(address))
+        async with serving_shared_metrics(settings.metrics.address) as metrics:
+            each = settings_of_each(settings, workers, address)
+            supervisor = _Supervisor(each, metrics, stopping)
+            return await supervisor.run(workers, on_serving=lambda: on_serving(address))
 
 
 def settings_of_each(settings: Settings, workers: int, address: str) -> Settings:
-    """A worker's settings: it listens on the common port, and decodes with its share of the
-    processes. Bounds of calls and bytes are each worker's own, since a caller that has one
+    """A worker's settings: it listens on the common port, decodes with its share of the processes,
+    and leaves it to the parent to serve metrics. Bounds of calls and bytes are each worker's own, since a caller that has one
     connection has one worker."""
     decoders = (settings.image.decode_workers or os.cpu_count() or 1) // workers
     image = settings.image.model_copy(update={"decode_workers": max(1, decoders)})
-    return settings.model_copy(update={"address": address, "image": image})
+    metrics = settings.metrics.model_copy(update={"address": ""})
+    return settings.model_copy(update={"address": address, "image": image, "metrics": metrics})
 
 
 class _Worker:
@@ -104,8 +108,9 @@ class _Worker:
 
 
 class _Supervisor:
-    def __init__(self, settings: Settings, stopping: asyncio.Event) -> None:
+    def __init__(self, settings: Settings, metrics: SharedMetrics, stopping: asyncio.Event) -> None:
         self._settings = pickle.dumps(settings)
+        self._metrics = metrics
         self._stopping = stopping
         self._workers: dict[int, _Worker] = {}
 
@@ -141,6 +146,7 @@ class _Supervisor:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
+            env={**os.environ, **self._metrics.environment},  # noqa: TID251 - passed on, not read
         )
         worker = self._workers[number] = _Worker(number, process)
         assert process.stdin is not None
@@ -157,6 +163,7 @@ class _Supervisor:
         pause_s = 0.0
         while True:
             code = await worker.process.wait()
+            self._metrics.forget(worker.process.pid)
             if self._stopping.is_set():
                 if code and worker.served:
                     _log.error(
