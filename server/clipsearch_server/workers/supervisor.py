@@ -69,8 +69,8 @@ async def supervise(
 
 def settings_of_each(settings: Settings, workers: int, address: str) -> Settings:
     """A worker's settings: it listens on the common port, decodes with its share of the processes,
-    and leaves it to the parent to serve metrics. Bounds of calls and bytes are each worker's own, since a caller that has one
-    connection has one worker."""
+    and leaves it to the parent to serve metrics. Bounds of calls and bytes are each worker's own,
+    since a caller that has one connection has one worker."""
     decoders = (settings.image.decode_workers or os.cpu_count() or 1) // workers
     image = settings.image.model_copy(update={"decode_workers": max(1, decoders)})
     metrics = settings.metrics.model_copy(update={"address": ""})
