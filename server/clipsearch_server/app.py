@@ -75,10 +75,11 @@ class App:
 
 
 @asynccontextmanager
-async def open_app(settings: Settings) -> AsyncIterator[App]:
+async def open_app(settings: Settings, *, shares_port: bool = False) -> AsyncIterator[App]:
     """Opens everything that the settings name, and serves until the block is left.
 
-    Raises StartupError if something cannot be opened.
+    ``shares_port``: other processes that say so too may listen on the port, and the system hands
+    each of them a part of the connections. Raises StartupError if something cannot be opened.
     """
     async with AsyncExitStack() as stack:
         # First, as decoding processes start before gRPC does: gRPC's threads do not survive a fork.
@@ -118,7 +119,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             pass  # the store waits for what is away, and health tells
         health = HealthReporter({"encoder": catalog.check_encoders, "index": catalog.check_index})
         await _open_metrics(stack, settings, catalog)
-        server, address = _server(settings, catalog, memory, health)
+        server, address = _server(settings, catalog, memory, health, shares_port)
         await health.check()
         await server.start()
         stack.push_async_callback(server.stop, 0)
@@ -217,6 +218,7 @@ def _server(
     catalog: Catalog,
     memory: Budget,
     health: HealthReporter,
+    shares_port: bool,
 ) -> tuple[grpc.aio.Server, str]:
     server = grpc.aio.server(
         interceptors=[
@@ -240,7 +242,7 @@ def _server(
             ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
             # Two servers on one port would share its calls without anybody noticing.
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(shares_port)),
         ],
     )
     options = ServiceOptions(

@@ -209,7 +209,8 @@ class Catalog:
         Raises CollectionNotFound, InvalidRequest if a field is indexed under another type.
         """
         async with self._using(name) as named, self._updating.take(named.name):
-            found = await self._store.find(named.name)  # as those who had their turn left it
+            # As those who had their turn left it, here or in another server.
+            found = await self._store.find(named.name, anew=True)
             spec = found.spec
             if prompt_templates is not None:
                 spec = replace(spec, prompt_templates=prompt_templates)

@@ -31,6 +31,13 @@ class Settings(Group):
         default="127.0.0.1:50051",
         description="host:port to listen on; port 0 takes a free one",
     )
+    workers: int = Field(
+        default=1,
+        ge=0,
+        le=256,
+        description="processes that serve on the port, with Triton and Qdrant only; 0: one for "
+        "each core",
+    )
     data_dir: Path = Field(
         default=Path("~/.local/share/clipsearch"), description="folder that holds the collections"
     )
