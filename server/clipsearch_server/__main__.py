@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from clipsearch_server import keys_command
 from clipsearch_server.app import open_app
 from clipsearch_server.configuration import load_settings, unknown_variables
 from clipsearch_server.errors import ModelMismatch, StartupError
@@ -33,13 +34,16 @@ def run() -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT.
+    """Serves until SIGTERM or SIGINT; `keys` before anything else changes the file of keys instead.
 
     Returns 0 after a drain, and 1, with one line on stderr, if the server cannot start. A second
     signal ends the process at once, with 128 and the signal's number.
     """
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        settings = load_settings(sys.argv[1:] if argv is None else argv)
+        if argv[:1] == ["keys"]:
+            return keys_command.main(argv[1:])
+        settings = load_settings(argv)
         logging.basicConfig(
             level=settings.log_level,
             format="%(asctime)s %(levelname)s %(name)s %(message)s",

@@ -31,13 +31,14 @@ from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import ClipsearchError, ModelMismatch, StartupError
 from clipsearch_server.fetch.http import HttpFetcher
 from clipsearch_server.loaded_model import LoadedModels
+from clipsearch_server.open_identity import Identity, open_identity
 from clipsearch_server.open_models import max_decoded, open_models
 from clipsearch_server.open_store import open_store
 from clipsearch_server.ports import ImageFetcher, ImageIndex
 from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.admission import Admission
 from clipsearch_server.rpc.health import HealthReporter
-from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor, let_anybody_in
+from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor
 from clipsearch_server.rpc.methods import Work
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
@@ -77,7 +78,9 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
     Raises StartupError if something cannot be opened.
     """
     async with AsyncExitStack() as stack:
-        # First, as decoding processes start before gRPC does: gRPC's threads do not survive a fork.
+        # Before all that takes time, as it may say no.
+        identity = await stack.enter_async_context(open_identity(settings))
+        # Decoding processes start before gRPC does: gRPC's threads do not survive a fork.
         models = await open_models(stack, settings)
         store = await open_store(stack, settings, next(iter(models)).card)
         memory = Budget(settings.max_in_flight_mib * 2**20)
@@ -112,7 +115,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         except ClipsearchError:
             pass  # the store waits for what is away, and health tells
         health = HealthReporter({"encoder": catalog.check_encoders, "index": catalog.check_index})
-        server, address = _server(settings, catalog, memory, health)
+        server, address = _server(settings, identity, catalog, memory, health)
         await health.check()
         await server.start()
         stack.push_async_callback(server.stop, 0)
@@ -176,6 +179,7 @@ def _engine_maker(
 
 def _server(
     settings: Settings,
+    identity: Identity,
     catalog: Catalog,
     memory: Budget,
     health: HealthReporter,
@@ -183,7 +187,7 @@ def _server(
     server = grpc.aio.server(
         interceptors=[
             CallInterceptor(
-                authenticate=let_anybody_in,
+                authenticate=identity.authenticate,
                 admission=Admission(
                     {
                         Work.QUERY: settings.admission.max_queries,
@@ -219,7 +223,7 @@ def _server(
         (SERVICE_NAME, health_name, reflection.SERVICE_NAME), server
     )
     try:
-        port = server.add_insecure_port(settings.address)
+        port = identity.listen(server, settings.address)
     except RuntimeError as error:
         raise StartupError(
             f"cannot listen on {settings.address}: it is taken, or not an address of this machine; "

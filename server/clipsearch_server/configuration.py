@@ -69,10 +69,8 @@ def load_settings(argv: Sequence[str], environ: Mapping[str, str] = os.environ) 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:  # noqa: TID251
     """Returns the variables that look like settings of the server and are none: often a typo."""
     known = {_variable(path) for path, _ in _leaves(Settings)}
-    ours_too = {
-        ENV_PREFIX + "CONFIG",
-        ENV_PREFIX + "SERVER",
-    }  # the file; the command's own variable
+    # The file; the variables of the client's command.
+    ours_too = {ENV_PREFIX + name for name in ("CONFIG", "SERVER", "API_KEY")}
     return sorted(
         name
         for name in environ.keys() - known - ours_too
@@ -115,10 +113,13 @@ def _parser(leaves: Sequence[tuple[tuple[str, ...], FieldInfo]]) -> argparse.Arg
             assert group is not None
             assert group.__doc__ is not None
             sections[path[:-1]] = parser.add_argument_group(path[0], group.__doc__.splitlines()[0])
+        # A flag alone switches on: --insecure, --triton-tls.
+        optional: dict[str, Any] = {"nargs": "?", "const": "true"}
         sections[path[:-1]].add_argument(
             _flag(path),
             dest="_".join(path),
             action="append" if get_origin(field.annotation) is tuple else "store",
+            **(optional if field.annotation is bool else {}),
             metavar=_metavar(field.annotation),
             help=f"{field.description} [{_shown(path, field.default)}]",
         )
