@@ -10,7 +10,13 @@ from typing import Self, TypeAlias, TypeVar, cast
 import grpc
 from google.protobuf.message import Message
 
-from clipsearch._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, open_aio_channel
+from clipsearch._channel import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_S,
+    call_metadata,
+    channel_credentials,
+    open_aio_channel,
+)
 from clipsearch._errors import (
     SearchError,
     error_from_rpc,
@@ -27,9 +33,10 @@ _StreamCall: TypeAlias = (
     "grpc.aio.UnaryStreamCall[_Request, _Response] | grpc.aio.StreamStreamCall[_Request, _Response]"
 )
 
-# What grpc.aio makes of a stream whose server ended it while a message was being sent, instead of
-# the status that the server gave (grpc/aio/_call.py, _write).
+# What grpc.aio makes of a stream whose server ended it while a message was being sent, until the
+# status that the server gave has come through (grpc/aio/_call.py, _write): a moment later.
 _FAILED_WRITE = "Internal error from Core"
+_STATUS_TRIES, _STATUS_TRY_EVERY_S = 20, 0.01
 
 
 class AioConnection:
@@ -42,11 +49,27 @@ class AioConnection:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         tls: bool = False,
         ca_file: str | PathLike[str] | None = None,
+        api_key: str | None = None,
+        client_cert_file: str | PathLike[str] | None = None,
+        client_key_file: str | PathLike[str] | None = None,
+        send_key_unencrypted: bool = False,
     ) -> None:
         """Connects to ``host:port`` at the first call; as ``SearchClient``."""
         self._target = target
         self._timeout_s = timeout_s
-        self._channel = open_aio_channel(target, tls=tls, ca_file=ca_file)
+        credentials = channel_credentials(
+            tls=tls,
+            ca_file=ca_file,
+            client_cert_file=client_cert_file,
+            client_key_file=client_key_file,
+        )
+        self._metadata = call_metadata(
+            api_key,
+            target,
+            is_encrypted=credentials is not None,
+            send_key_unencrypted=send_key_unencrypted,
+        )
+        self._channel = open_aio_channel(target, credentials)
         self._stub = ImageSearchServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -72,7 +95,7 @@ class AioConnection:
     ) -> tuple[_Response, grpc.aio.UnaryUnaryCall[_Request, _Response]]:
         budget = RetryBudget(effective_timeout_s(timeout_s, self._timeout_s))
         while True:
-            call = method(request, timeout=budget.remaining_s)
+            call = method(request, timeout=budget.remaining_s, metadata=self._metadata)
             try:
                 return await call, call
             except asyncio.CancelledError as cancelled:
@@ -105,9 +128,23 @@ class AioConnection:
             raise _closed_or(cancelled) from None
         except grpc.RpcError as rpc_error:
             if rpc_error.details() == _FAILED_WRITE:
-                raise stream_ended_early(self._target) from rpc_error
+                raise await self._why_it_ended(call) from rpc_error
             raise error_from_rpc(rpc_error, self._target) from rpc_error
         return None if response is grpc.aio.EOF else cast("_Response", response)
+
+    async def _why_it_ended(self, call: _StreamCall[_Request, _Response]) -> SearchError:
+        """Returns the exception for a stream that the server ended under a message."""
+        for _ in range(_STATUS_TRIES):
+            if await call.details() != _FAILED_WRITE:
+                status = grpc.aio.AioRpcError(
+                    await call.code(),
+                    await call.initial_metadata(),
+                    await call.trailing_metadata(),
+                    await call.details(),
+                )
+                return error_from_rpc(status, self._target)
+            await asyncio.sleep(_STATUS_TRY_EVERY_S)
+        return stream_ended_early(self._target)
 
 
 def _closed_or(cancelled: asyncio.CancelledError) -> SearchError | asyncio.CancelledError:

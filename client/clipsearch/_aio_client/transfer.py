@@ -28,7 +28,8 @@ class AioTransferMethods(AioConnection):
         """
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         call = self._stub.ExportImages(
-            pb.ExportImagesRequest(start_id=start_id, collection=collection)
+            pb.ExportImagesRequest(start_id=start_id, collection=collection),
+            metadata=self._metadata,
         )
         try:
             fingerprint = (await self._result(call, wait_s)).model.fingerprint
@@ -51,7 +52,7 @@ class AioTransferMethods(AioConnection):
         """
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         requests: asyncio.Queue[pb.ImportImagesRequest | None] = asyncio.Queue()
-        call = self._stub.ImportImages(until_none(requests))
+        call = self._stub.ImportImages(until_none(requests), metadata=self._metadata)
         is_under_way = False
         try:
             # One page is stored while the next is made.

@@ -89,7 +89,7 @@ class ImageMethods(Connection):
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight is {max_in_flight}; one item at least must be")
         requests: SimpleQueue[pb.AddImagesRequest | None] = SimpleQueue()
-        call = self._stub.AddImages(iter(requests.get, None))
+        call = self._stub.AddImages(iter(requests.get, None), metadata=self._metadata)
         in_flight = 0
         try:
             with Watchdog(call.cancel, wait_s) as watchdog:

@@ -30,7 +30,8 @@ class TransferMethods(Connection):
         """
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         call = self._stub.ExportImages(
-            pb.ExportImagesRequest(start_id=start_id, collection=collection)
+            pb.ExportImagesRequest(start_id=start_id, collection=collection),
+            metadata=self._metadata,
         )
         try:
             with Watchdog(call.cancel, wait_s) as watchdog:
@@ -65,7 +66,7 @@ class TransferMethods(Connection):
         """
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         requests: SimpleQueue[pb.ImportImagesRequest | None] = SimpleQueue()
-        call = self._stub.ImportImages(iter(requests.get, None))
+        call = self._stub.ImportImages(iter(requests.get, None), metadata=self._metadata)
         is_under_way = False
         try:
             with Watchdog(call.cancel, wait_s) as watchdog:
