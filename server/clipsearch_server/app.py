@@ -51,6 +51,10 @@ logger = logging.getLogger(__name__)
 # Room for the request around an image of the largest size.
 _MESSAGE_OVERHEAD_BYTES = 2**20
 _MAX_PENDING_CALLS = 20_000
+# Of one connection; more wait at their caller's. Without a limit, one that opens and resets streams
+# as fast as it can (CVE-2023-44487) held up all others for 9 s and took 270 MB; so, 0.1 s and 7 MB
+# (tests/integration/test_wire.py has a smaller one).
+_MAX_CALLS_PER_CONNECTION = 128
 # Prompts that one request brings before an encoder at a time: those of others come in between.
 _MAX_TEXT_ROWS = 256
 
@@ -205,6 +209,7 @@ def _server(
             # ourselves.
             ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
+            ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
             # Two servers on one port would share its calls without anybody noticing.
             ("grpc.so_reuseport", 0),
         ],
