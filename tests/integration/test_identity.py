@@ -150,6 +150,10 @@ async def test_row_29_without_a_valid_key(
     ) as aio_client:
         with pytest.raises(UnauthenticatedError, match=expected):
             await aio_client.server_info()
+        # While messages are being sent, grpc.aio would forget what the server said.
+        for _ in range(10):
+            with pytest.raises(UnauthenticatedError, match=expected):
+                _ = [result async for result in aio_client.add_images([item] * 20)]
 
 
 def test_row_29_a_stranger_is_refused_before_the_message_is_read(
@@ -177,6 +181,17 @@ def test_row_29_two_keys_and_other_schemes_are_no_key(
                 call(b"", metadata=[("authorization", value) for value in values], timeout=10)
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
         assert call(b"", metadata=[("authorization", good.replace("B", "b", 1))], timeout=10)
+
+
+async def test_a_key_goes_with_streams_too(server: ServerProcess, deployment: Deployment) -> None:
+    items = [AddItem(item_id=colour, content=png(colour)) for colour in ("cyan", "pink")]
+    async with AsyncSearchClient(
+        server.address, ca_file=deployment.ca_file, api_key=deployment.writer
+    ) as client:
+        assert [result.error async for result in client.add_images(items)] == [None, None]
+        images = [image async for image in client.export_images()]
+        assert len(images) >= 2
+        assert [count async for count in client.import_images(images)] == [len(images)]
 
 
 def test_row_29_a_key_does_what_its_scopes_allow(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from os import PathLike
 from types import TracebackType
-from typing import Self, TypeAlias, TypeVar, cast
+from typing import Any, Self, TypeAlias, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import grpc
 from google.protobuf.message import Message
@@ -28,15 +30,18 @@ from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
+_T = TypeVar("_T")
 
 _StreamCall: TypeAlias = (
     "grpc.aio.UnaryStreamCall[_Request, _Response] | grpc.aio.StreamStreamCall[_Request, _Response]"
 )
 
-# What grpc.aio makes of a stream whose server ended it while a message was being sent, until the
-# status that the server gave has come through (grpc/aio/_call.py, _write): a moment later.
+# What grpc.aio puts in the place of the status that the server gave, if it ended a stream while a
+# message was being sent (grpc/aio/_call.py, _write).
 _FAILED_WRITE = "Internal error from Core"
-_STATUS_TRIES, _STATUS_TRY_EVERY_S = 20, 0.01
+
+
+_AnyStreamCall: TypeAlias = "_StreamCall[Any, Any]"
 
 
 class AioConnection:
@@ -71,6 +76,9 @@ class AioConnection:
         )
         self._channel = open_aio_channel(target, credentials)
         self._stub = ImageSearchServiceStub(self._channel)
+        self._statuses: WeakKeyDictionary[_AnyStreamCall, grpc.aio.AioRpcError] = (
+            WeakKeyDictionary()
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -128,23 +136,44 @@ class AioConnection:
             raise _closed_or(cancelled) from None
         except grpc.RpcError as rpc_error:
             if rpc_error.details() == _FAILED_WRITE:
-                raise await self._why_it_ended(call) from rpc_error
+                raise self._why_it_ended(call) from rpc_error
             raise error_from_rpc(rpc_error, self._target) from rpc_error
         return None if response is grpc.aio.EOF else cast("_Response", response)
 
-    async def _why_it_ended(self, call: _StreamCall[_Request, _Response]) -> SearchError:
+    def _remembering(self, call: _AnyStreamCall) -> _AnyStreamCall:
+        """Has the status that the server gives a stream of requests remembered, before grpc.aio
+        forgets it."""
+        call.add_done_callback(self._remember)
+        return call
+
+    def _remember(self, call: _AnyStreamCall) -> None:
+        self._statuses[call] = grpc.aio.AioRpcError(
+            _at_once(call.code()),
+            grpc.aio.Metadata(),
+            _at_once(call.trailing_metadata()),
+            _at_once(call.details()),
+        )
+
+    def _why_it_ended(self, call: _AnyStreamCall) -> SearchError:
         """Returns the exception for a stream that the server ended under a message."""
-        for _ in range(_STATUS_TRIES):
-            if await call.details() != _FAILED_WRITE:
-                status = grpc.aio.AioRpcError(
-                    await call.code(),
-                    await call.initial_metadata(),
-                    await call.trailing_metadata(),
-                    await call.details(),
-                )
-                return error_from_rpc(status, self._target)
-            await asyncio.sleep(_STATUS_TRY_EVERY_S)
-        return stream_ended_early(self._target)
+        status = self._statuses.get(call)
+        if (
+            status is None
+            or status.details() == _FAILED_WRITE  # it came after that
+            or status.code() is grpc.StatusCode.OK
+        ):
+            return stream_ended_early(self._target)
+        return error_from_rpc(status, self._target)
+
+
+def _at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Returns what a coroutine does that has nothing to wait for: a call's status, once given."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: _T = done.value
+        return result
+    raise AssertionError("the status of a call that is done was not there")
 
 
 def _closed_or(cancelled: asyncio.CancelledError) -> SearchError | asyncio.CancelledError:

@@ -52,7 +52,9 @@ class AioTransferMethods(AioConnection):
         """
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         requests: asyncio.Queue[pb.ImportImagesRequest | None] = asyncio.Queue()
-        call = self._stub.ImportImages(until_none(requests), metadata=self._metadata)
+        call = self._remembering(
+            self._stub.ImportImages(until_none(requests), metadata=self._metadata)
+        )
         is_under_way = False
         try:
             # One page is stored while the next is made.
