@@ -21,7 +21,7 @@ PIP := -m pip --disable-pip-version-check install --quiet --constraint constrain
 PROTOC := -m grpc_tools.protoc -I proto -I proto/third_party clipsearch/v1/filter.proto clipsearch/v1/image_search.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve triton test check format proto export-models train-demo lock clean
+.PHONY: help demo serve triton test check format proto docs export-models train-demo lock clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -47,7 +47,7 @@ test: $(DEV)/ready $(TRITON)/ready ## Run every test
 	$(DEV)/bin/python -m pytest -m "not by_the_clock" --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 	$(DEV)/bin/python -m pytest -m by_the_clock
 
-check: $(DEV)/ready ## Lint; check types, arrows, the contract and that the stubs are fresh
+check: $(DEV)/ready ## Lint; check types, arrows, the contract and that what is generated is fresh
 	$(DEV)/bin/ruff check
 	$(DEV)/bin/ruff format --check
 	$(DEV)/bin/mypy
@@ -55,6 +55,7 @@ check: $(DEV)/ready ## Lint; check types, arrows, the contract and that the stub
 	cd proto && $(CURDIR)/$(DEV)/bin/buf lint
 	@$(MAKE) --no-print-directory stubs-in-build
 	diff -r -x __init__.py -x __pycache__ build/stubs/clipsearch/v1 client/clipsearch/v1
+	$(DEV)/bin/python -m clipsearch_server.configuration.reference | diff - docs/settings.md
 
 format: $(DEV)/ready ## Format the code and mend what can be mended
 	$(DEV)/bin/ruff check --fix
@@ -62,6 +63,9 @@ format: $(DEV)/ready ## Format the code and mend what can be mended
 
 proto: $(DEV)/ready ## Generate the stubs from the contract
 	$(call generate,client)
+
+docs: $(DEV)/ready ## Write docs/settings.md from the settings
+	$(DEV)/bin/python -m clipsearch_server.configuration.reference > docs/settings.md
 
 .PHONY: stubs-in-build
 stubs-in-build:

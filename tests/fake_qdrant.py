@@ -165,6 +165,12 @@ class _Collections(CollectionsServicer):
         self._collections[request.collection_name] = made(request)
         return q.CollectionOperationResponse(result=True)
 
+    async def Update(self, request: Any, context: Any) -> Message:
+        metadata = self._collections[request.collection_name].config.metadata
+        for key, value in request.metadata.items():
+            metadata[key].CopyFrom(value)
+        return q.CollectionOperationResponse(result=True)
+
     async def UpdateAliases(self, request: Any, context: Any) -> Message:
         for action in request.actions:
             if action.HasField("create_alias"):

@@ -224,7 +224,7 @@ class FakeStore:
         self._aliases = {default: name}
         self._indexes = {name: index or FakeIndex(spec.embedding_dim)}
 
-    async def find(self, name: str) -> FoundCollection:
+    async def find(self, name: str, *, anew: bool = False) -> FoundCollection:
         own_name = self._aliases.get(name, name)
         if own_name not in self._specs:
             raise CollectionNotFound(name)

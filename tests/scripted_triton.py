@@ -6,9 +6,12 @@ What it cannot say is whether the real one answers so; tests/integration/test_tr
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,7 +22,8 @@ from tritonclient.grpc.service_pb2_grpc import (
     add_GRPCInferenceServiceServicer_to_server,
 )
 
-from clipsearch_server.model import TEXT_MODEL, ModelCard
+from clipsearch_server.model import CARD_NAME, TEXT_MODEL, VISION_MODEL, ModelCard
+from clipsearch_server.settings import DEMO_MODEL_DIR
 
 CARD = ModelCard(
     format_version=1,
@@ -108,6 +112,25 @@ class ScriptedTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # has
             await context.abort(code, message)
 
         return fail
+
+
+def write_model_folder(folder: Path) -> Path:
+    """Writes what a server needs of the model that is served here: the card, with the demo model's
+    tokenizer. Returns the folder."""
+    tokenizer = f"{TEXT_MODEL}/tokenizer.json"
+    contents = {tokenizer: (DEMO_MODEL_DIR / tokenizer).read_bytes()}
+    for tower in (TEXT_MODEL, VISION_MODEL):
+        contents[f"{tower}/1/model.onnx"] = b"which Triton runs"
+    demo = json.loads((DEMO_MODEL_DIR / CARD_NAME).read_bytes())
+    card = asdict(CARD) | {
+        "files": {name: hashlib.sha256(it).hexdigest() for name, it in contents.items()},
+        "start_token_id": demo["start_token_id"],
+        "end_token_id": demo["end_token_id"],
+    }
+    for name, content in {**contents, CARD_NAME: json.dumps(card).encode()}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
 
 
 def answer(request: Any, rows: Any, datatype: str = "FP32") -> Any:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import grpc
 
+from clipsearch._tracing import Metadata
+
 DEFAULT_TARGET = "localhost:50051"
 DEFAULT_TIMEOUT_S = 30.0
 
@@ -68,7 +70,6 @@ _LOCAL = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?\Z", re.IGNORE
 # minutes would leave a server that has long come back unnoticed.
 _MAX_RECONNECT_BACKOFF_MS = 5_000
 
-Metadata = tuple[tuple[str, str], ...]
 _Options = list[tuple[str, str | int]]
 
 

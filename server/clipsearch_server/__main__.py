@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
-import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 
-from clipsearch_server import keys_command
-from clipsearch_server.app import open_app
-from clipsearch_server.configuration import load_settings, unknown_variables
+from clipsearch_server import configuration, keys_command, log_lines
+from clipsearch_server.configuration import load_settings
 from clipsearch_server.errors import ModelMismatch, StartupError
 from clipsearch_server.settings import Settings
+from clipsearch_server.stopping import told_to_stop
+from clipsearch_server.workers.supervisor import supervise, workers_of
 
 logger = logging.getLogger("clipsearch_server")
+
+# What else the first argument may ask for; each takes those after it, and returns the exit code.
+_COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "config": configuration.show,
+    "keys": keys_command.main,
+}
 
 
 def run() -> NoReturn:
@@ -34,58 +40,47 @@ def run() -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT; `keys` before anything else changes the file of keys instead.
+    """Serves until SIGTERM or SIGINT, or does what the command says that the first argument is.
 
-    Returns 0 after a drain, and 1, with one line on stderr, if the server cannot start. A second
-    signal ends the process at once, with 128 and the signal's number.
+    Returns 0 after a drain, and 1, with one line on stderr, if the server cannot start; 1 also if
+    one of several processes did not drain. A second signal ends the process at once, with 128 and
+    the signal's number.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        if argv[:1] == ["keys"]:
-            return keys_command.main(argv[1:])
-        settings = load_settings(argv)
-        logging.basicConfig(
-            level=settings.log_level,
-            format="%(asctime)s %(levelname)s %(name)s %(message)s",
-            stream=sys.stderr,
-        )
-        for name in unknown_variables():
-            logger.warning("environment variable %s is no setting; see --help", name)
-        asyncio.run(_serve(settings))
+        if arguments and arguments[0] in _COMMANDS:
+            return _COMMANDS[arguments[0]](arguments[1:])
+        settings = load_settings(arguments)
+        log_lines.set_up(settings.log_level, settings.log_format)
+        drained = asyncio.run(_serve(settings))
     except (StartupError, ModelMismatch) as error:
         sys.stderr.write(f"clipsearch-server: {error.message}\n")
         return 1
-    return 0
+    return 0 if drained else 1
 
 
-async def _serve(settings: Settings) -> None:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _on_signal, number, stopping)
-    async with open_app(settings) as app:
-        # What starting made stays for good. Collecting garbage, which stops the event loop, need
-        # not look at it again: 25 to 56 ms each time (measured in bench/index_optimize.py).
-        gc.collect()
-        gc.freeze()
-        logger.info(
-            "serving address=%s model_dir=%s encoder=%s index=%s data_dir=%s",
-            app.address,
-            settings.model_dir,
-            settings.encoder.backend,
-            settings.index.backend,
-            settings.data_dir,
-        )
-        await stopping.wait()
-        logger.info("draining grace_s=%g", settings.grace_s)
-        await app.drain()
-    logger.info("stopped")
+async def _serve(settings: Settings) -> bool:
+    """Returns whether all that served has drained."""
+    stopping = told_to_stop()
+    on_serving = partial(_tell_serving, settings)
+    if (workers := workers_of(settings)) > 1:
+        return await supervise(settings, workers, stopping, on_serving=on_serving)
+    # Imported only here: what supervises need not hold what serves.
+    from clipsearch_server.serving import serve
+
+    await serve(settings, stopping, on_serving=on_serving)
+    return True
 
 
-def _on_signal(number: signal.Signals, stopping: asyncio.Event) -> None:
-    if stopping.is_set():
-        os._exit(128 + number)
-    stopping.set()
+def _tell_serving(settings: Settings, address: str) -> None:
+    logger.info(
+        "serving address=%s model_dir=%s encoder=%s index=%s data_dir=%s",
+        address,
+        settings.model_dir,
+        settings.encoder.backend,
+        settings.index.backend,
+        settings.data_dir,
+    )
 
 
 if __name__ == "__main__":

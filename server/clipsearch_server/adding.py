@@ -14,12 +14,14 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from clipsearch_server.embedding import ImageEmbedder, Picture
 from clipsearch_server.errors import InvalidImage, InvalidRequest
+from clipsearch_server.metrics import IMAGES_ADDED
 from clipsearch_server.ports import (
     Embeddings,
     ImageIndex,
     Metadata,
     StoredImage,
 )
+from clipsearch_server.stages import stage
 from clipsearch_server.turns import Turns
 
 
@@ -83,15 +85,20 @@ class ImageAdder:
         if new.create_time is not None and new.create_time > datetime.now(UTC):
             raise InvalidRequest("create_time", "is in the future")
         try:
-            if new.content is not None:
-                self._embedder.check_size(new.content)
-                return await self._add_content(new, new.content)
-            assert new.url is not None
-            async with self._embedder.fetched(new.url, new.fetch_headers) as content:
-                return await self._add_content(new, content)
+            added = await self._add_source(new)
         except InvalidImage as error:
             error.field = "content" if new.url is None else "url"
             raise
+        IMAGES_ADDED.labels(added.outcome.value).inc()
+        return added
+
+    async def _add_source(self, new: NewImage) -> AddedImage:
+        if new.content is not None:
+            self._embedder.check_size(new.content)
+            return await self._add_content(new, new.content)
+        assert new.url is not None
+        async with self._embedder.fetched(new.url, new.fetch_headers) as content:
+            return await self._add_content(new, content)
 
     async def _add_content(self, new: NewImage, content: bytes) -> AddedImage:
         sha256 = await self._embedder.sha256(content)
@@ -139,7 +146,8 @@ class ImageAdder:
             update_time=now,
             duplicate_of=duplicate_of,
         )
-        await self._index.upsert([image], picture.embedding[None])
+        with stage("upsert"):
+            await self._index.upsert([image], picture.embedding[None])
         if stored is not None:
             return AddedImage(image, AddOutcome.REPLACED)
         if duplicate_of is not None:
@@ -157,7 +165,9 @@ class ImageAdder:
             # of the ids, so that no two imports wait for each other; once, should an id come twice.
             for image_id in sorted({image.id for image in images}):
                 await turns.enter_async_context(self._turns.take(image_id))
-            await self._index.upsert(images, embeddings)
+            with stage("upsert"):
+                await self._index.upsert(images, embeddings)
+        IMAGES_ADDED.labels("imported").inc(len(images))
 
     async def _picture_of(self, image: StoredImage) -> Picture | None:
         """Returns what is stored of an image's content; None if the image is gone."""

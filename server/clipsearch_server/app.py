@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
+from clipsearch_server import metrics
 from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog, EngineMaker, EngineMakerFactory
@@ -31,12 +32,14 @@ from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import ClipsearchError, ModelMismatch, StartupError
 from clipsearch_server.fetch.http import HttpFetcher
 from clipsearch_server.loaded_model import LoadedModels
+from clipsearch_server.metrics_endpoint import counting_images, measure_lag, serve_metrics
 from clipsearch_server.open_identity import Identity, open_identity
 from clipsearch_server.open_models import max_decoded, open_models
 from clipsearch_server.open_store import open_store
 from clipsearch_server.ports import ImageFetcher, ImageIndex
 from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.admission import Admission
+from clipsearch_server.rpc.call_record import begin_at_zero
 from clipsearch_server.rpc.health import HealthReporter
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor
 from clipsearch_server.rpc.methods import Work
@@ -45,6 +48,7 @@ from clipsearch_server.rpc.servicer import ImageSearchServicer
 from clipsearch_server.searching import ImageSearcher
 from clipsearch_server.settings import Settings
 from clipsearch_server.text_embedding import TextEmbedder
+from clipsearch_server.tracing import trace_to
 
 logger = logging.getLogger(__name__)
 
@@ -76,16 +80,18 @@ class App:
 
 
 @asynccontextmanager
-async def open_app(settings: Settings) -> AsyncIterator[App]:
+async def open_app(settings: Settings, *, shares_port: bool = False) -> AsyncIterator[App]:
     """Opens everything that the settings name, and serves until the block is left.
 
-    Raises StartupError if something cannot be opened.
+    ``shares_port``: other processes that say so too may listen on the port, and the system hands
+    each of them a part of the connections. Raises StartupError if something cannot be opened.
     """
     async with AsyncExitStack() as stack:
         # Before all that takes time, as it may say no.
         identity = await stack.enter_async_context(open_identity(settings))
         # Decoding processes start before gRPC does: gRPC's threads do not survive a fork.
         models = await open_models(stack, settings)
+        await _open_tracing(stack, settings)
         store = await open_store(stack, settings, next(iter(models)).card)
         memory = Budget(settings.max_in_flight_mib * 2**20)
         fetcher = None
@@ -119,13 +125,46 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         except ClipsearchError:
             pass  # the store waits for what is away, and health tells
         health = HealthReporter({"encoder": catalog.check_encoders, "index": catalog.check_index})
-        server, address = _server(settings, identity, catalog, memory, health)
+        await _open_metrics(stack, settings, catalog)
+        server, address = _server(settings, identity, catalog, memory, health, shares_port)
         await health.check()
         await server.start()
         stack.push_async_callback(server.stop, 0)
         reporter = asyncio.create_task(health.report(), name="health")
         stack.callback(reporter.cancel)
         yield App(address, server, health, settings.grace_s)
+
+
+async def _open_tracing(stack: AsyncExitStack, settings: Settings) -> None:
+    if settings.tracing.endpoint:
+        await stack.enter_async_context(
+            trace_to(
+                settings.tracing.endpoint,
+                sample_ratio=settings.tracing.sample_ratio,
+                version=_version(),
+            )
+        )
+
+
+async def _open_metrics(stack: AsyncExitStack, settings: Settings, catalog: Catalog) -> None:
+    """Counts from now on, and serves what is counted where the settings say."""
+    begin_at_zero()
+    metrics.BUILD_INFO.labels(
+        version=_version(),
+        encoder=settings.encoder.backend,
+        index=settings.index.backend,
+        model=next(iter(catalog.models)).card.model_id,
+    ).set(1)
+    lag = asyncio.create_task(measure_lag(), name="event loop lag")
+    stack.callback(lag.cancel)
+    if settings.metrics.address:
+        stack.enter_context(counting_images(catalog.image_counts))
+        address = await stack.enter_async_context(serve_metrics(settings.metrics.address))
+        logger.info("metrics address=%s", address)
+
+
+def _version() -> str:
+    return importlib.metadata.version("clipsearch-server")
 
 
 def _engine_maker(
@@ -187,6 +226,7 @@ def _server(
     catalog: Catalog,
     memory: Budget,
     health: HealthReporter,
+    shares_port: bool,
 ) -> tuple[grpc.aio.Server, str]:
     server = grpc.aio.server(
         interceptors=[
@@ -211,7 +251,7 @@ def _server(
             ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
             ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
             # Two servers on one port would share its calls without anybody noticing.
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(shares_port)),
         ],
     )
     options = ServiceOptions(
@@ -239,7 +279,7 @@ def _server(
 
 def _info(settings: Settings) -> pb.GetServerInfoResponse:
     return pb.GetServerInfoResponse(
-        version=importlib.metadata.version("clipsearch-server"),
+        version=_version(),
         limits=pb.Limits(
             max_image_bytes=settings.image.max_bytes,
             max_image_pixels=settings.image.max_pixels,

@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from clipsearch_server import tracing
 from clipsearch_server.deadline import call_deadline, call_ends_at
+from clipsearch_server.metrics import QUEUE_ROWS
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
@@ -18,6 +20,7 @@ class _Waiting(Generic[Row, Result]):
     row: Row
     group: int
     ends_at: float | None
+    span: tracing.Parent
     result: asyncio.Future[Result]
 
 
@@ -31,13 +34,15 @@ class Batcher(Generic[Row, Result]):
     tried one by one, so that a poison one fails alone.
 
     ``process`` returns a result for each row, in their order. Rows of one batch are of one
-    ``group_of``. One ``work`` at a time keeps rows of a group in the order of their arrival.
+    ``group_of``. One ``work`` at a time keeps rows of a group in the order of their arrival. The
+    name is what the queue goes by in metrics and traces.
     """
 
     def __init__(
         self,
         process: Callable[[Sequence[Row]], Awaitable[Sequence[Result]]],
         *,
+        name: str,
         max_batch: int,
         is_of_one: Callable[[Exception], bool],
         closed: Callable[[], Exception],  # what those get who wait when the work ends
@@ -48,6 +53,8 @@ class Batcher(Generic[Row, Result]):
         self._is_of_one = is_of_one
         self._closed = closed
         self._group_of = group_of
+        self._name = name
+        self._queue_rows = QUEUE_ROWS.labels(name)
         self._waiting: list[_Waiting[Row, Result]] = []
         self._arrived = asyncio.Event()
 
@@ -62,11 +69,11 @@ class Batcher(Generic[Row, Result]):
         """Has rows worked on, each in whatever batch takes it; returns the results in their
         order."""
         loop = asyncio.get_running_loop()
-        ends_at = call_deadline()
+        ends_at, span = call_deadline(), tracing.parent()
         waiting = [
-            _Waiting(row, self._group_of(row), ends_at, loop.create_future()) for row in rows
+            _Waiting(row, self._group_of(row), ends_at, span, loop.create_future()) for row in rows
         ]
-        self._waiting += waiting
+        self._keep(self._waiting + waiting)
         self._arrived.set()
         results: list[Result] = await asyncio.gather(*(item.result for item in waiting))
         return results
@@ -83,6 +90,7 @@ class Batcher(Generic[Row, Result]):
             for item in (*batch, *self._waiting):
                 if not item.result.done():
                     item.result.set_exception(self._closed())
+            self._keep([])
 
     def _next_batch(self) -> list[_Waiting[Row, Result]]:
         """Takes the oldest row and up to max_batch - 1 of its group; drops those nobody waits
@@ -93,13 +101,17 @@ class Batcher(Generic[Row, Result]):
         for item in self._waiting:
             fits = len(batch) < self._max_batch and (not batch or item.group == batch[0].group)
             (batch if fits else left).append(item)
-        self._waiting = left
+        self._keep(left)
         if not left:
             self._arrived.clear()
         return batch
 
     def _drop_abandoned(self) -> None:
-        self._waiting = [item for item in self._waiting if not item.result.done()]
+        self._keep([item for item in self._waiting if not item.result.done()])
+
+    def _keep(self, waiting: list[_Waiting[Row, Result]]) -> None:
+        self._queue_rows.inc(len(waiting) - len(self._waiting))
+        self._waiting = waiting
 
     async def _work_on(self, batch: Sequence[_Waiting[Row, Result]]) -> None:
         if not batch:
@@ -123,8 +135,9 @@ class Batcher(Generic[Row, Result]):
     async def _process_for(self, batch: Sequence[_Waiting[Row, Result]]) -> Sequence[Result]:
         """Processes a batch for as long as somebody waits for it."""
         deadlines = [item.ends_at for item in batch if item.ends_at is not None]
+        spans = [item.span for item in batch]
         with call_ends_at(max(deadlines) if len(deadlines) == len(batch) else None):
-            call = asyncio.ensure_future(self._process([item.row for item in batch]))
+            call = asyncio.ensure_future(self._process_traced([item.row for item in batch], spans))
 
         def cancel_unless_awaited(_: object) -> None:
             if all(item.result.done() for item in batch):
@@ -139,3 +152,9 @@ class Batcher(Generic[Row, Result]):
         if call.cancelled():
             raise self._closed()  # to nobody: all have gone
         return call.result()
+
+    async def _process_traced(
+        self, rows: Sequence[Row], callers: Sequence[tracing.Parent]
+    ) -> Sequence[Result]:
+        with tracing.span(f"batch {self._name}", of=callers):
+            return await self._process(rows)

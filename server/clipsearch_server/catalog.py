@@ -149,6 +149,22 @@ class Catalog:
         infos = await asyncio.gather(*map(info, sorted(specs)))
         return [it for it in infos if it is not None]
 
+    async def image_counts(self) -> dict[str, int]:
+        """Returns how many images each collection has, of as many as there may be; those that
+        cannot be opened are left out."""
+        names = sorted(await self._store.collections())[: self._max_collections]
+        gate = asyncio.Semaphore(_LISTED_AT_A_TIME)
+
+        async def count(name: str) -> int | None:
+            try:
+                async with gate:
+                    return await (await self._store.open(name)).count()
+            except ClipsearchError:
+                return None
+
+        counts = await asyncio.gather(*map(count, names))
+        return {name: it for name, it in zip(names, counts, strict=True) if it is not None}
+
     async def default_model(self) -> LoadedModel:
         """Returns the model of the default collection. Raises ModelMismatch if it is not loaded."""
         default = await self._store.find(self._default)
@@ -193,7 +209,8 @@ class Catalog:
         Raises CollectionNotFound, InvalidRequest if a field is indexed under another type.
         """
         async with self._using(name) as named, self._updating.take(named.name):
-            found = await self._store.find(named.name)  # as those who had their turn left it
+            # As those who had their turn left it, here or in another server.
+            found = await self._store.find(named.name, anew=True)
             spec = found.spec
             if prompt_templates is not None:
                 spec = replace(spec, prompt_templates=prompt_templates)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from clipsearch_server.budget import Budget
 from clipsearch_server.errors import InvalidImage, InvalidRequest
 from clipsearch_server.ports import Embedding, Encoder, ImageDecoder, ImageFetcher
+from clipsearch_server.stages import stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,8 @@ class ImageEmbedder:
                 "this server takes no URLs; send the image's content instead",
                 reason="FETCH_DISABLED",
             )
-        content = await self._fetcher.fetch(url, headers)
+        with stage("fetch"):
+            content = await self._fetcher.fetch(url, headers)
         try:
             yield content
         finally:
@@ -97,8 +99,10 @@ class ImageEmbedder:
     async def embed(self, content: bytes) -> Picture:
         """Decodes and embeds an image. Raises InvalidImage if it is none that we take."""
         async with self._decoded:
-            decoded = await self._decoder.decode(content)
-            (embedding,) = await self._encoder.encode_image(decoded.pixels[None])
+            with stage("decode"):
+                decoded = await self._decoder.decode(content)
+            with stage("encode"):
+                (embedding,) = await self._encoder.encode_image(decoded.pixels[None])
         return Picture(decoded.media_type, decoded.width_px, decoded.height_px, embedding)
 
 

@@ -12,6 +12,7 @@ from functools import partial
 
 import grpc
 
+from clipsearch_server import metrics
 from clipsearch_server.errors import StartupError
 from clipsearch_server.identity.api_keys import KeyRing
 from clipsearch_server.identity.exposure import is_loopback
@@ -51,10 +52,6 @@ class Identity:
             self.certificate, require_client_certificate=self.requires_client_certificate
         )
         return server.add_secure_port(address, credentials)
-
-    def certificate_expires(self) -> datetime | None:
-        """Returns until when the certificate in use is valid; None if there is none."""
-        return None if self.certificate is None else self.certificate.value.expires
 
 
 @asynccontextmanager
@@ -135,9 +132,12 @@ async def _follow(
     warned = logged = datetime.min.replace(tzinfo=UTC)
     while True:
         now = datetime.now(UTC)
-        if certificate is not None and now - warned >= _WARN_OF_EXPIRY_EVERY:
-            warn_of_expiry(certificate.value, now)
-            warned = now
+        if certificate is not None:
+            expires = certificate.value.expires
+            metrics.TLS_CERTIFICATE_EXPIRY.labels(certificate="server").set(expires.timestamp())
+            if now - warned >= _WARN_OF_EXPIRY_EVERY:
+                warn_of_expiry(certificate.value, now)
+                warned = now
         if authenticator is not None and now - logged >= _LOG_REFUSED_EVERY:
             authenticator.log_refused()
             logged = now

@@ -174,10 +174,10 @@ class IndexStore(Protocol):
         """What stores the embeddings, with its version: for people."""
         ...
 
-    async def find(self, name: str) -> FoundCollection:
+    async def find(self, name: str, *, anew: bool = False) -> FoundCollection:
         """Returns the collection that has a name or that an alias stands for; a remote store, what
-        was so at most a second ago. Raises CollectionNotFound; of the default name, which never
-        goes by our doing, IndexUnavailable."""
+        was so at most a second ago, or is so, if asked anew. Raises CollectionNotFound; of the
+        default name, which never goes by our doing, IndexUnavailable."""
         ...
 
     async def collections(self) -> Mapping[str, CollectionSpec]:

@@ -6,6 +6,7 @@ What they raise is read by whoever starts the server, after the name of the sett
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,11 @@ def _host_and_port(value: str) -> str:
     if match is None or int(match[2]) > 65_535:
         raise ValueError("expected host:port, for example 127.0.0.1:50051")
     return value
+
+
+def _or_none(check: Callable[[str], str]) -> Callable[[str], str]:
+    """Accepts nothing too."""
+    return lambda value: value and check(value)
 
 
 def is_collection_name(value: str) -> bool:
@@ -90,7 +96,9 @@ def _ports(value: object) -> object:
 
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
 CollectionName = Annotated[str, AfterValidator(_collection_name)]
+HostAndPortOrNone = Annotated[str, AfterValidator(_or_none(_host_and_port))]
 GrpcUrl = Annotated[str, AfterValidator(_grpc_url)]
+GrpcUrlOrNone = Annotated[str, AfterValidator(_or_none(_grpc_url))]
 ProxyUrl = Annotated[str, AfterValidator(_proxy_url)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 Folders = Annotated[tuple[Path, ...], BeforeValidator(_listed)]

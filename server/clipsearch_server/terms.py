@@ -66,7 +66,7 @@ class TermEmbedder:
         self._texts = texts
         self._images = images
         self._index = index
-        self._recent: Recent[Embedding] = Recent(_REMEMBERED_IMAGES)
+        self._recent: Recent[Embedding] = Recent(_REMEMBERED_IMAGES, name="image")
 
     async def embed(self, terms: Sequence[Term], stages: Stages) -> list[EmbeddedTerm]:
         """Embeds n >= 1 terms. If one fails, that is the error, and the others are let go.

@@ -68,7 +68,7 @@ class TextEmbedder:
         self._tokenizer = tokenizer
         self._executor = executor
         self._max_rows = max_rows
-        self._recent: Recent[EmbeddedText] = Recent(_REMEMBERED)
+        self._recent: Recent[EmbeddedText] = Recent(_REMEMBERED, name="text")
 
     async def embed(self, texts: Sequence[PromptedText], stages: Stages) -> list[EmbeddedText]:
         """Embeds n >= 1 texts. With templates, an embedding is the mean of the prompts', brought

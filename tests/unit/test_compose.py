@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from dockerfile_parse import DockerfileParser
 
-from clipsearch_server.configuration import load_settings, unknown_variables
+from clipsearch_server.configuration import load_settings
+from clipsearch_server.configuration.names import unknown_variables
 from clipsearch_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -26,6 +26,7 @@ from clipsearch._errors import (
     stream_ended_early,
 )
 from clipsearch._retry import RetryBudget, effective_timeout_s
+from clipsearch._tracing import traced
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
 
 _Request = TypeVar("_Request", bound=Message)
@@ -102,18 +103,21 @@ class AioConnection:
         timeout_s: float | None,
     ) -> tuple[_Response, grpc.aio.UnaryUnaryCall[_Request, _Response]]:
         budget = RetryBudget(effective_timeout_s(timeout_s, self._timeout_s))
-        while True:
-            call = method(request, timeout=budget.remaining_s, metadata=self._metadata)
-            try:
-                return await call, call
-            except asyncio.CancelledError as cancelled:
-                raise _closed_or(cancelled) from None
-            except grpc.RpcError as rpc_error:
-                error = error_from_rpc(rpc_error, self._target)
-                pause_s = budget.take_pause_s(error)
-                if pause_s is None:
-                    raise error from rpc_error
-            await asyncio.sleep(pause_s)
+        with traced(request.DESCRIPTOR.name.removesuffix("Request")) as metadata:
+            while True:
+                call = method(
+                    request, timeout=budget.remaining_s, metadata=(*self._metadata, *metadata)
+                )
+                try:
+                    return await call, call
+                except asyncio.CancelledError as cancelled:
+                    raise _closed_or(cancelled) from None
+                except grpc.RpcError as rpc_error:
+                    error = error_from_rpc(rpc_error, self._target)
+                    pause_s = budget.take_pause_s(error)
+                    if pause_s is None:
+                        raise error from rpc_error
+                await asyncio.sleep(pause_s)
 
     async def _result(self, call: _StreamCall[_Request, _Response], wait_s: float) -> _Response:
         """Returns the stream's next response, where there must be one."""

@@ -14,6 +14,7 @@ from clipsearch._convert import images as convert
 from clipsearch._errors import SearchError
 from clipsearch._models import AddedImage, AddItem, AddResult, Image, ImagePage, Metadata
 from clipsearch._retry import effective_timeout_s
+from clipsearch._tracing import trace_metadata
 from clipsearch.v1 import image_search_pb2 as pb
 
 
@@ -68,7 +69,9 @@ class AioImageMethods(AioConnection):
             raise ValueError(f"max_in_flight is {max_in_flight}; one item at least must be")
         requests: asyncio.Queue[pb.AddImagesRequest | None] = asyncio.Queue()
         call = self._remembering(
-            self._stub.AddImages(until_none(requests), metadata=self._metadata)
+            self._stub.AddImages(
+                until_none(requests), metadata=(*self._metadata, *trace_metadata())
+            )
         )
         in_flight = 0
         try:

@@ -12,6 +12,7 @@ from clipsearch._convert import transfer as convert
 from clipsearch._errors import SearchError
 from clipsearch._models import EmbeddedImage
 from clipsearch._retry import effective_timeout_s
+from clipsearch._tracing import trace_metadata
 from clipsearch.v1 import image_search_pb2 as pb
 
 
@@ -29,7 +30,7 @@ class AioTransferMethods(AioConnection):
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         call = self._stub.ExportImages(
             pb.ExportImagesRequest(start_id=start_id, collection=collection),
-            metadata=self._metadata,
+            metadata=(*self._metadata, *trace_metadata()),
         )
         try:
             fingerprint = (await self._result(call, wait_s)).model.fingerprint
@@ -53,7 +54,9 @@ class AioTransferMethods(AioConnection):
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         requests: asyncio.Queue[pb.ImportImagesRequest | None] = asyncio.Queue()
         call = self._remembering(
-            self._stub.ImportImages(until_none(requests), metadata=self._metadata)
+            self._stub.ImportImages(
+                until_none(requests), metadata=(*self._metadata, *trace_metadata())
+            )
         )
         is_under_way = False
         try:

@@ -19,6 +19,7 @@ from clipsearch._channel import (
 )
 from clipsearch._errors import error_from_rpc, no_result_in_time, stream_ended_early
 from clipsearch._retry import RetryBudget, effective_timeout_s
+from clipsearch._tracing import traced
 from clipsearch._watchdog import Watchdog
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
 
@@ -91,17 +92,18 @@ class Connection:
         timeout_s: float | None,
     ) -> tuple[_Response, grpc.Call]:
         budget = RetryBudget(effective_timeout_s(timeout_s, self._timeout_s))
-        while True:
-            try:
-                return method.with_call(
-                    request, timeout=budget.remaining_s, metadata=self._metadata
-                )
-            except grpc.RpcError as rpc_error:
-                error = error_from_rpc(rpc_error, self._target)
-                pause_s = budget.take_pause_s(error)
-                if pause_s is None:
-                    raise error from rpc_error
-            time.sleep(pause_s)
+        with traced(request.DESCRIPTOR.name.removesuffix("Request")) as metadata:
+            while True:
+                try:
+                    return method.with_call(
+                        request, timeout=budget.remaining_s, metadata=(*self._metadata, *metadata)
+                    )
+                except grpc.RpcError as rpc_error:
+                    error = error_from_rpc(rpc_error, self._target)
+                    pause_s = budget.take_pause_s(error)
+                    if pause_s is None:
+                        raise error from rpc_error
+                time.sleep(pause_s)
 
     def _result(self, call: grpc._CallIterator[_Response], watchdog: Watchdog) -> _Response:
         """Returns the stream's next response, where there must be one."""

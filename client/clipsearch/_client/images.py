@@ -13,6 +13,7 @@ from clipsearch._convert import images as convert
 from clipsearch._errors import SearchError
 from clipsearch._models import AddedImage, AddItem, AddResult, Image, ImagePage, Metadata
 from clipsearch._retry import effective_timeout_s
+from clipsearch._tracing import trace_metadata
 from clipsearch._watchdog import Watchdog
 from clipsearch.v1 import image_search_pb2 as pb
 
@@ -89,7 +90,9 @@ class ImageMethods(Connection):
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight is {max_in_flight}; one item at least must be")
         requests: SimpleQueue[pb.AddImagesRequest | None] = SimpleQueue()
-        call = self._stub.AddImages(iter(requests.get, None), metadata=self._metadata)
+        call = self._stub.AddImages(
+            iter(requests.get, None), metadata=(*self._metadata, *trace_metadata())
+        )
         in_flight = 0
         try:
             with Watchdog(call.cancel, wait_s) as watchdog:

@@ -11,6 +11,7 @@ from clipsearch._convert import transfer as convert
 from clipsearch._errors import SearchError
 from clipsearch._models import EmbeddedImage
 from clipsearch._retry import effective_timeout_s
+from clipsearch._tracing import trace_metadata
 from clipsearch._watchdog import Watchdog
 from clipsearch.v1 import image_search_pb2 as pb
 
@@ -31,7 +32,7 @@ class TransferMethods(Connection):
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         call = self._stub.ExportImages(
             pb.ExportImagesRequest(start_id=start_id, collection=collection),
-            metadata=self._metadata,
+            metadata=(*self._metadata, *trace_metadata()),
         )
         try:
             with Watchdog(call.cancel, wait_s) as watchdog:
@@ -66,7 +67,9 @@ class TransferMethods(Connection):
         """
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         requests: SimpleQueue[pb.ImportImagesRequest | None] = SimpleQueue()
-        call = self._stub.ImportImages(iter(requests.get, None), metadata=self._metadata)
+        call = self._stub.ImportImages(
+            iter(requests.get, None), metadata=(*self._metadata, *trace_metadata())
+        )
         is_under_way = False
         try:
             with Watchdog(call.cancel, wait_s) as watchdog:

@@ -22,6 +22,7 @@ from clipsearch_server.errors import (
     Overloaded,
     StartupError,
 )
+from clipsearch_server.metrics import DECODE_WORKER_RESTARTS, QUEUE_ROWS
 from clipsearch_server.ports import DecodedImage
 
 # A worker that has taken this many times its processor time by the clock is killed: it hangs, or
@@ -94,7 +95,7 @@ class WorkerPool:
             await self._stop()
             raise
         self._idle.append(worker)
-        _log.info("decoding workers=%d confined_by=%r", self._workers, worker.confined_by)
+        _log.info("decoding workers=%d confined_by=%s", self._workers, worker.confined_by)
         return self
 
     async def __aexit__(
@@ -118,7 +119,8 @@ class WorkerPool:
             raise Overloaded("too many images wait to be decoded; try again in a moment")
         self._waiting += 1
         try:
-            await self._places.acquire()
+            with QUEUE_ROWS.labels("decode").track_inprogress():
+                await self._places.acquire()
         finally:
             self._waiting -= 1
         try:
@@ -137,6 +139,7 @@ class WorkerPool:
                 try:
                     worker = await self._new_worker()
                 except WorkerLost:
+                    DECODE_WORKER_RESTARTS.labels("lost").inc()
                     continue
             try:
                 async with asyncio.timeout(wall_s):
@@ -145,10 +148,10 @@ class WorkerPool:
                 self._idle.append(worker)
                 raise
             except WorkerLost:
-                worker.kill()
+                _end(worker, "lost")
                 continue
             except WorkerDied as death:
-                worker.kill()
+                _end(worker, _reason(death.code))
                 if death.code == -signal.SIGKILL and not was_killed:
                     was_killed = True
                     _log.warning("a decoder was killed from outside; its image is tried again")
@@ -156,10 +159,10 @@ class WorkerPool:
                 cause = self._cause(death.code)
                 how = "out of memory" if death.code is None else f"ended with {death.code}"
             except TimeoutError:
-                worker.kill()
+                _end(worker, "hung")
                 cause, how = f"takes more than {wall_s:g} s", f"killed after {wall_s:g} s"
-            except BaseException:  # the caller has gone
-                worker.kill()
+            except BaseException:
+                _end(worker, "caller_gone")
                 raise
             else:
                 self._idle.append(worker)
@@ -191,7 +194,7 @@ class WorkerPool:
             worker = self._idle.pop()
             if worker.is_alive:
                 return worker
-            worker.kill()  # it may only have closed its channel
+            _end(worker, "lost")  # it may only have closed its channel
         return None
 
     async def _new_worker(self) -> Worker:
@@ -208,6 +211,19 @@ class WorkerPool:
         if self._server is not None:
             await self._server.stop()
             self._server = None
+
+
+def _end(worker: Worker, reason: str) -> None:
+    """Ends a worker, which another takes the place of."""
+    DECODE_WORKER_RESTARTS.labels(reason).inc()
+    worker.kill()
+
+
+def _reason(code: int | None) -> str:
+    """What ended a worker, by its exit code."""
+    if code is None:
+        return "memory"
+    return {-signal.SIGPROF: "cpu", -signal.SIGKILL: "killed"}.get(code, "crashed")
 
 
 def _failed(media_type: str, cause: str) -> InvalidImage:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clipsearch_server.batching import Batcher
 from clipsearch_server.errors import EncoderUnavailable, ModelOutputInvalid, Overloaded
+from clipsearch_server.metrics import BATCH_ROWS
 from clipsearch_server.ports import Embeddings, Encoder, Pixels, TokenIds
 from clipsearch_server.text import pad
 
@@ -46,14 +47,16 @@ class BatchingEncoder:
         self._pad_token_id = pad_token_id
         self._max_waiting = max_waiting
         self._text: Batcher[NDArray[np.int64], Embedding] = Batcher(
-            lambda rows: _embed_rows(encoder.encode_text(pad(rows, pad_token_id)), len(rows)),
+            lambda rows: _embed_rows("text", encoder.encode_text(pad(rows, pad_token_id)), rows),
+            name="text",
             group_of=lambda row: _bucket(len(row)),
             max_batch=max_batch,
             is_of_one=_is_of_one,
             closed=_closed,
         )
         self._image: Batcher[NDArray[np.uint8], Embedding] = Batcher(
-            lambda rows: _embed_rows(encoder.encode_image(np.stack(rows)), len(rows)),
+            lambda rows: _embed_rows("image", encoder.encode_image(np.stack(rows)), rows),
+            name="image",
             max_batch=max_batch,
             is_of_one=_is_of_one,
             closed=_closed,
@@ -108,10 +111,13 @@ def _closed() -> EncoderUnavailable:
     return EncoderUnavailable("the server is stopping")
 
 
-async def _embed_rows(embedding: Awaitable[Embeddings], count: int) -> list[Embedding]:
+async def _embed_rows(
+    tower: str, embedding: Awaitable[Embeddings], rows: Sequence[object]
+) -> list[Embedding]:
+    BATCH_ROWS.labels(tower).observe(len(rows))
     embeddings = await embedding
-    if len(embeddings) != count:
-        raise ModelOutputInvalid(f"{len(embeddings)} embeddings of {count} rows")
+    if len(embeddings) != len(rows):
+        raise ModelOutputInvalid(f"{len(embeddings)} embeddings of {len(rows)} rows")
     return list(embeddings)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc.aio import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from clipsearch_server import tracing
 from clipsearch_server.certificates import read_root_certificates
 from clipsearch_server.deadline import remaining_s
 from clipsearch_server.encoders.batching import pad_to_bucket
@@ -229,6 +230,7 @@ class _Tower:
                 outputs=self._outputs,
                 timeout=max(1, int(timeout_s * 1e6)),
                 client_timeout=timeout_s,
+                headers=tracing.headers(),
             )
             output = result.as_numpy(spec.output_name)
         except InferenceServerException as error:

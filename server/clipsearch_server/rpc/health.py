@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
+from clipsearch_server import metrics
 from clipsearch_server.errors import ClipsearchError
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, Context
 
@@ -84,6 +85,7 @@ class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships
             logger.exception("health check of %s failed", name)
             reason = "the check failed"
         serving = not reason
+        metrics.DEPENDENCY_SERVING.labels(name).set(serving)
         if reason != self._reasons.get(name):
             self._reasons[name] = reason
             level = logging.INFO if serving else logging.WARNING

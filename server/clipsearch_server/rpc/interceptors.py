@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from time import perf_counter
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc import code_pb2
 from grpc_status import rpc_status
 
-from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch_server.callers import ANYBODY, Caller
 from clipsearch_server.deadline import call_ends_in
 from clipsearch_server.errors import InvalidRequest
 from clipsearch_server.rpc.admission import Admission
+from clipsearch_server.rpc.call_record import SERVICE_NAME, CallRecord, Context
 from clipsearch_server.rpc.methods import METHODS
-from clipsearch_server.rpc.status import reason_of, to_status
+from clipsearch_server.rpc.status import to_status
 
-logger = logging.getLogger(__name__)
+__all__ = ["SERVICE_NAME", "Authenticate", "CallInterceptor", "Context", "let_anybody_in"]
 
-SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ImageSearchService"].full_name
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
@@ -117,26 +111,25 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _guard(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Lets a call in, turns what it raises into its status, and logs it."""
-        start = perf_counter()
-        # Asked now: gRPC frees a cancelled call under its handler, and asking that one crashes us.
-        peer = context.peer()
-        outcome = "code=OK"
+        """Lets a call in, turns what it raises into its status, and records it."""
+        record = CallRecord(method, context)
         try:
-            caller = self._authenticate(context)
-            caller.require(METHODS[method].scope)
-            with self._admission.admit(METHODS[method].work, caller):
+            record.caller = self._authenticate(context)
+            record.caller.require(METHODS[method].scope)
+            with self._admission.admit(METHODS[method].work, record.caller), record.admitted():
                 yield
         except (asyncio.CancelledError, GeneratorExit):
-            outcome = "code=CANCELLED"
+            record.cancelled()
             raise
         except Exception as error:  # every error has a status; see `to_status`
             status = to_status(error)
-            outcome = f"code={code_pb2.Code.Name(status.code)} reason={reason_of(status)}"
-            await context.abort_with_status(rpc_status.to_status(status))
+            record.failed(status)
+            answer = rpc_status.to_status(status)
+            # Given with the error, since these take the place of those that were set.
+            trailing = (*answer.trailing_metadata, *record.trailing_metadata)
+            await context.abort(answer.code, answer.details, trailing)
         finally:
-            elapsed_ms = (perf_counter() - start) * 1000
-            logger.info("call method=%s %s ms=%.1f peer=%s", method, outcome, elapsed_ms, peer)
+            record.end()
 
 
 async def _only(requests: AsyncIterator[Any]) -> Any:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch_server.errors import InvalidRequest
+from clipsearch_server.metrics import CACHE_REQUESTS
 
 
 @dataclass(slots=True)
@@ -70,7 +71,9 @@ class RequestIds:
         call.callers += 1
         try:
             async with call.turn:
-                if (answered := self._answered.get(request_id)) is not None:
+                answered = self._answered.get(request_id)
+                CACHE_REQUESTS.labels("request_id", "hit" if answered else "miss").inc()
+                if answered is not None:
                     return pb.AddImageResponse.FromString(answered.response)
                 response = await answer()
                 self._remember(request_id, digest, response)

@@ -10,7 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from clipsearch_server import errors
+from clipsearch_server import errors, metrics
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,13 @@ def to_status(error: Exception) -> status_pb2.Status:
         error_id = secrets.token_hex(8)
         logger.error("internal error_id=%s", error_id, exc_info=error)
         reason = error.reason if isinstance(error, errors.ClipsearchError) else "INTERNAL"
+        metrics.ERRORS.labels(reason).inc()
+        metrics.INTERNAL_ERRORS.labels(reason).inc()
         info = error_details_pb2.ErrorInfo(
             reason=reason, domain=DOMAIN, metadata={"error_id": error_id}
         )
         return _status(code_pb2.INTERNAL, _INTERNAL_MESSAGE, info)
+    metrics.ERRORS.labels(error.reason).inc()
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
     message = error.message
     if isinstance(error, errors.InvalidRequest):

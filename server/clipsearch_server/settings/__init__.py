@@ -17,6 +17,7 @@ from clipsearch_server.settings.group import Group
 from clipsearch_server.settings.images import FetchSettings, ImageSettings
 from clipsearch_server.settings.indexes import IndexSettings, QdrantSettings
 from clipsearch_server.settings.service import AdmissionSettings, AuthSettings, TlsSettings
+from clipsearch_server.settings.sight import MetricsSettings, TracingSettings
 
 __all__ = ["DEMO_MODEL_DIR", "Group", "ImageSettings", "Settings"]
 
@@ -34,6 +35,13 @@ class Settings(Group):
         default=False,
         description="serve other machines too without keys or without TLS: something before the "
         "server keeps strangers out",
+    )
+    workers: int = Field(
+        default=1,
+        ge=0,
+        le=256,
+        description="processes that serve on the port, with Triton and Qdrant only; 0: one for "
+        "each core",
     )
     data_dir: Path = Field(
         default=Path("~/.local/share/clipsearch"), description="folder that holds the collections"
@@ -83,6 +91,9 @@ class Settings(Group):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="least severe messages that are logged"
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="text for people, or an object a line for machines"
+    )
     auth: AuthSettings = AuthSettings()
     tls: TlsSettings = TlsSettings()
     admission: AdmissionSettings = AdmissionSettings()
@@ -92,3 +103,5 @@ class Settings(Group):
     triton: TritonSettings = TritonSettings()
     index: IndexSettings = IndexSettings()
     qdrant: QdrantSettings = QdrantSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    tracing: TracingSettings = TracingSettings()

@@ -6,8 +6,11 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from clipsearch_server.configuration import load_settings, unknown_variables
+from clipsearch.cli.app import app as client_app
+from clipsearch_server.configuration import load_settings
+from clipsearch_server.configuration.names import RENAMED, settings_of
 from clipsearch_server.errors import StartupError
 from clipsearch_server.fetch_policy import FetchPolicy
 from clipsearch_server.settings import DEMO_MODEL_DIR
@@ -106,6 +109,17 @@ def test_a_proxy_that_is_none_is_refused_and_its_password_not_shown(url: str) ->
         (["--address", "host:99999"], {}, "--address='host:99999'"),
         (["--collection", "../up"], {}, "--collection='../up'"),
         (["--config", "/nowhere.toml"], {}, "/nowhere.toml: No such file"),
+        (
+            [],
+            {"CLIPSEARCH_FETCH_TIMEOUT": "3"},
+            "CLIPSEARCH_FETCH_TIMEOUT: there is no such setting; did you mean CLIPSEARCH_FETCH_T",
+        ),
+        ([], {"CLIPSEARCH_X": ""}, "CLIPSEARCH_X: there is no such setting; clipsearch-server"),
+        (
+            [],
+            {"CLIPSEARCH_IMAGE_DECODE_THREADS": "3"},
+            "any more; set CLIPSEARCH_IMAGE_DECODE_WORKERS",
+        ),
     ],
 )
 def test_an_error_names_the_source_and_the_value(
@@ -120,7 +134,8 @@ def test_an_error_names_the_source_and_the_value(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[fetch]\ntimeout = 3\n", "fetch.timeout: there is no such setting"),
+        ("[fetch]\ntimeout = 3\n", "fetch.timeout: there is no such setting; did you mean fetch."),
+        ("max_in_flight = 3\n", "max_in_flight: there is no such setting any more; set admission."),
         ("fetch = 3\n", "fetch=3"),
         ("not toml", "is not TOML"),
     ],
@@ -204,14 +219,48 @@ def test_help_names_every_setting_and_its_default(capsys: pytest.CaptureFixture[
         assert expected in shown
 
 
-def test_a_misspelt_variable_is_found() -> None:
-    environ = {
-        "CLIPSEARCH_FETCH_TIMEOUT": "3",
-        "CLIPSEARCH_FETCH_TIMEOUT_S": "3",
-        "CLIPSEARCH_SERVER": "localhost:50051",
-        "HOME": "/",
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--fetch-timeout", "3"], "--fetch-timeout: there is no such setting; did you mean --fet"),
+        (["--max-in-flight=3"], "--max-in-flight: there is no such setting any more; set --admiss"),
+        (["conifg"], "conifg: there is no such command"),
+    ],
+)
+def test_an_unknown_flag_is_refused_with_the_one_that_was_meant(
+    argv: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load_settings(argv, {})
+    assert caught.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    of_the_command = {
+        variable
+        for option in get_command(client_app).params
+        for variable in (option.envvar if isinstance(option.envvar, list) else [option.envvar])
+        if variable is not None
     }
-    assert unknown_variables(environ) == ["CLIPSEARCH_FETCH_TIMEOUT"]
+    of_kubernetes = {  # of services that are named clipsearch and clipsearch-server
+        "CLIPSEARCH_SERVICE_HOST",
+        "CLIPSEARCH_SERVICE_PORT_GRPC",
+        "CLIPSEARCH_PORT",
+        "CLIPSEARCH_PORT_50051_TCP_ADDR",
+        "CLIPSEARCH_SERVER_SERVICE_PORT",
+        "CLIPSEARCH_SERVER_PORT_50051_TCP",
+    }
+    others = {"CLIPSEARCH_SERVER", "CLIPSEARCH_API_KEY", "CLIPSEARCH_TEST_X", "QDRANT_TAG"}
+    assert of_the_command
+    environ = dict.fromkeys(of_the_command | of_kubernetes | others, "x")
+    assert load_settings([], environ) == load_settings([], {})
+
+
+def test_what_replaces_a_setting_that_went_is_one() -> None:
+    names = {setting.name for setting in settings_of()}
+    assert {new for replacing in RENAMED.values() for new in replacing} <= names
+    assert not names & RENAMED.keys()
 
 
 def test_folders_may_begin_at_home(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import grpc
 import pytest
 import trustme
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from prometheus_client import REGISTRY
 
 from clipsearch import AsyncSearchClient, UnauthenticatedError, UnavailableError
 from clipsearch.v1 import image_search_pb2 as pb
@@ -254,9 +255,19 @@ async def test_other_machines_are_served_with_keys_and_tls_only(
         async with open_identity(exposed.model_copy(update={"insecure": True})):
             assert "insecure: other machines can reach 0.0.0.0:0" in caplog.text
     caplog.clear()
-    async with open_identity(settings_of(address="0.0.0.0:0", auth=keys, tls=tls)) as identity:
-        assert identity.certificate_expires() is not None
-    assert caplog.text == ""
+    async with open_identity(settings_of(address="0.0.0.0:0", auth=keys, tls=tls)):
+        assert caplog.text == ""
+
+
+async def test_the_end_of_the_certificate_is_a_metric(files: Files) -> None:
+    tls = {"cert_file": files.server, "key_file": files.server}
+    async with open_identity(settings_of(tls=tls)):
+        await asyncio.sleep(0)  # for what follows the files to look at them
+        shown = REGISTRY.get_sample_value(
+            "clipsearch_tls_certificate_expiry_timestamp_seconds", {"certificate": "server"}
+        )
+    expires = read_certificate(files.server, files.server, None).expires
+    assert shown == expires.timestamp()
 
 
 @pytest.mark.parametrize(

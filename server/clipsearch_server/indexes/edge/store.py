@@ -102,7 +102,7 @@ class EdgeStore:
     def description(self) -> str:
         return DESCRIPTION
 
-    async def find(self, name: str) -> FoundCollection:
+    async def find(self, name: str, *, anew: bool = False) -> FoundCollection:
         own_name = self._aliases.get(name, name)
         return FoundCollection(own_name, self._card(own_name, asked_for=name).spec)
 

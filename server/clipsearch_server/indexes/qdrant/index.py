@@ -88,7 +88,11 @@ class QdrantIndex:
         self._calls = Admission(max_in_flight)
         # One at a time: what comes twice is stored in its order.
         self._upserts: Batcher[models.PointStruct, None] = Batcher(
-            self._upsert, max_batch=_MAX_POINTS, is_of_one=is_of_one, closed=self._calls.closed
+            self._upsert,
+            name="upsert",
+            max_batch=_MAX_POINTS,
+            is_of_one=is_of_one,
+            closed=self._calls.closed,
         )
         self._writer: asyncio.Task[None]
 

@@ -114,7 +114,9 @@ class QdrantStore:
         version = f"qdrant {self._version}" if self._version else "qdrant"
         return f"{version} at {self._address}"
 
-    async def find(self, name: str) -> FoundCollection:
+    async def find(self, name: str, *, anew: bool = False) -> FoundCollection:
+        if anew:
+            self._directory.forget()
         async with self._asking():
             aliases = await self._directory.aliases()
             if name not in aliases and name not in self._opened:
@@ -144,9 +146,17 @@ class QdrantStore:
             if name in await self._directory.aliases():
                 raise CollectionNotFound(name)
             spec = (await self._directory.card(name)).spec
-            if name in self._opened and _model(self._opened[name]) != _model(spec):
-                await self._indexes.close(name)  # another server made it anew for another model
-            return await self._open(name, spec)
+            known = self._opened.get(name, spec)
+            # Another server made it anew, for another model or with fewer indexes.
+            if _model(known) != _model(spec) or not _has_fields_of(spec, known):
+                await self._indexes.close(name)
+                del self._opened[name]
+                known = spec
+            index = await self._indexes.open(name, lambda: self._index(name, spec))
+            if not _has_fields_of(known, spec):  # another server added indexes
+                await index.add_indexed_fields(spec.indexed_fields)
+            self._opened[name] = spec
+            return index
 
     async def create(self, name: str, spec: CollectionSpec) -> None:
         async with self._changing():
@@ -315,6 +325,11 @@ class QdrantStore:
 
 def _model(spec: CollectionSpec) -> tuple[str, int]:
     return spec.fingerprint, spec.embedding_dim
+
+
+def _has_fields_of(spec: CollectionSpec, other: CollectionSpec) -> bool:
+    """Whether all fields that are indexed in another collection are in one."""
+    return set(other.indexed_fields) <= set(spec.indexed_fields)
 
 
 def _removal(alias: str) -> models.DeleteAliasOperation:

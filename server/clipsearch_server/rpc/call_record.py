@@ -1,0 +1,144 @@
+"""What is told of a call: its line in the log, its metrics, its span, and the id that they share.
+
+The id is the caller's own ``x-request-id``, or one made here; either goes back in the trailing
+metadata. A text, a URL, a key or an item's id is in none of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import grpc
+from google.rpc import code_pb2, status_pb2
+
+from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch_server import log_lines, metrics, tracing
+from clipsearch_server.callers import ANYBODY, Caller
+from clipsearch_server.rpc.methods import METHODS, Work
+from clipsearch_server.rpc.status import reason_of
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ImageSearchService"].full_name
+REQUEST_ID = "x-request-id"
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+# What others name requests with, and nothing that could be taken for more than a name.
+_WELL_FORMED = re.compile(r"[A-Za-z0-9._:=-]{1,64}")
+
+# As go-grpc-prometheus writes them: "InvalidArgument".
+_CODE_NAMES = {
+    code: {"OK": "OK", "CANCELLED": "Canceled"}.get(name, name.title().replace("_", ""))
+    for name, code in code_pb2.Code.items()
+}
+
+_OK = int(code_pb2.OK)
+# Of a call whose work has not begun, these say that it never will.
+_REFUSALS = {
+    code_pb2.UNAUTHENTICATED,
+    code_pb2.PERMISSION_DENIED,
+    code_pb2.RESOURCE_EXHAUSTED,
+}
+
+
+def _grpc_types() -> dict[str, str]:
+    """How many messages each way a method has, as go-grpc-prometheus calls it."""
+    names = {
+        (False, False): "unary",
+        (True, False): "client_stream",
+        (False, True): "server_stream",
+        (True, True): "bidi_stream",
+    }
+    methods = pb.DESCRIPTOR.services_by_name["ImageSearchService"].methods
+    return {it.name: names[it.client_streaming, it.server_streaming] for it in methods}
+
+
+_LABELS = {method: (kind, SERVICE_NAME, method) for method, kind in _grpc_types().items()}
+
+
+def begin_at_zero() -> None:
+    """Shows every call and outcome that there can be, so that the first failure is an increase."""
+    for labels in _LABELS.values():
+        metrics.STARTED.labels(*labels)
+        metrics.HANDLING_SECONDS.labels(*labels)
+        for code in _CODE_NAMES.values():
+            metrics.HANDLED.labels(*labels, code)
+    for work in Work:
+        metrics.IN_FLIGHT.labels(work)
+
+
+class CallRecord:
+    """One call, from its beginning, in its task, to `end`."""
+
+    def __init__(self, method: str, context: Context) -> None:
+        self.caller: Caller = ANYBODY
+        self._method = method
+        self._work = METHODS[method].work
+        self._start = perf_counter()
+        # Asked now: gRPC frees a cancelled call under its handler, and asking that one crashes us.
+        self._peer = context.peer()
+        self._code = _OK
+        self._reason = ""
+        self._is_admitted = False
+        metadata = context.invocation_metadata() or ()
+        self._request_id = _request_id(metadata)
+        # Never reset: the call has a task of its own, and may be closed from another.
+        log_lines.request_id.set(self._request_id)
+        self._span = tracing.begin_call(f"{SERVICE_NAME}/{method}", metadata)
+        context.set_trailing_metadata(self.trailing_metadata)
+        metrics.STARTED.labels(*_LABELS[method]).inc()
+
+    @property
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        """What the caller is told besides the answer."""
+        return ((REQUEST_ID, self._request_id),)
+
+    def admitted(self) -> AbstractContextManager[None]:
+        """The call's work begins, and is under way for as long as the block lasts."""
+        self._is_admitted = True
+        return metrics.IN_FLIGHT.labels(self._work).track_inprogress()
+
+    def cancelled(self) -> None:
+        """The caller has gone."""
+        self._code = int(code_pb2.CANCELLED)
+
+    def failed(self, status: status_pb2.Status) -> None:
+        """The call is answered with a status that `to_status` made."""
+        self._code, self._reason = status.code, reason_of(status)
+        if not self._is_admitted and status.code in _REFUSALS:
+            metrics.REFUSED.labels(self._work, self._reason).inc()
+
+    def end(self) -> None:
+        """Tells of the call."""
+        seconds = perf_counter() - self._start
+        code = _CODE_NAMES[self._code]
+        metrics.HANDLED.labels(*_LABELS[self._method], code).inc()
+        metrics.HANDLING_SECONDS.labels(*_LABELS[self._method]).observe(seconds)
+        if self.caller.name:
+            metrics.CALLER_CALLS.labels(self.caller.name, code).inc()
+        fields: dict[str, object] = {
+            "method": self._method,
+            "code": code_pb2.Code.Name(self._code),
+            **({"reason": self._reason} if self._reason else {}),
+            "ms": round(seconds * 1000, 1),
+            "peer": self._peer,
+            **({"caller": self.caller.name} if self.caller.name else {}),
+        }
+        template = " ".join(("call", *(f"{name}=%s" for name in fields)))
+        logger.info(template, *fields.values())
+        if self._span is not None:
+            tracing.end_call(self._span, self._code, self._reason)
+
+
+def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    for key, value in metadata:
+        if key == REQUEST_ID and isinstance(value, str) and _WELL_FORMED.fullmatch(value):
+            return value
+    return secrets.token_hex(8)

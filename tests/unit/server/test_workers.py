@@ -1,0 +1,85 @@
+"""Whether several processes may serve, how they share what there is, and their port."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import grpc
+import pytest
+
+from clipsearch_server.configuration import load_settings
+from clipsearch_server.errors import StartupError
+from clipsearch_server.workers.port import reserved
+from clipsearch_server.workers.supervisor import settings_of_each, workers_of
+
+REMOTE = ["--encoder-backend", "triton", "--index-backend", "qdrant"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], "the folder of an embedded index belongs to one process"),
+        (REMOTE[:2], "the folder of an embedded index belongs to one process"),
+        (REMOTE[2:], "each process would load the model for itself"),
+    ],
+)
+@pytest.mark.parametrize("workers", ["2", "0"])
+def test_what_is_embedded_is_served_by_one_process(
+    argv: list[str], expected: str, workers: str
+) -> None:
+    with pytest.raises(StartupError) as caught:
+        workers_of(load_settings([*argv, "--workers", workers], {}))
+    assert expected in caught.value.message
+    assert "or --workers 1" in caught.value.message
+    assert workers_of(load_settings(argv, {})) == 1
+
+
+def test_there_may_be_a_worker_for_each_core() -> None:
+    assert workers_of(load_settings([*REMOTE, "--workers", "0"], {})) == os.cpu_count()
+    assert workers_of(load_settings([*REMOTE, "--workers", "3"], {})) == 3
+
+
+@pytest.mark.parametrize(("decoders", "each"), [(7, 3), (2, 1), (1, 1)])
+def test_workers_share_the_processes_that_decode(decoders: int, each: int) -> None:
+    settings = load_settings([*REMOTE, "--image-decode-workers", str(decoders)], {})
+    worker = settings_of_each(settings, 2, "127.0.0.1:1234")
+    assert worker.image.decode_workers == each
+    assert worker.address == "127.0.0.1:1234"
+    assert worker.qdrant == settings.qdrant
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "[::]"])
+async def test_a_reserved_port_is_shared_by_those_who_say_so(host: str) -> None:
+    with reserved(f"{host}:0") as address:
+        servers = [grpc.aio.server(options=[("grpc.so_reuseport", 1)]) for _ in range(2)]
+        for server in servers:
+            assert f"{host}:{server.add_insecure_port(address)}" == address
+            await server.start()
+        with pytest.raises(StartupError, match="it is taken"), reserved(address):
+            pass
+        alone = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        with pytest.raises(RuntimeError):
+            alone.add_insecure_port(address)
+        for server in servers:
+            await server.stop(0)
+
+
+def test_a_port_that_others_have_is_not_reserved() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        other.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with (
+            pytest.raises(StartupError, match=f"cannot listen on {address}: it is taken"),
+            reserved(address),
+        ):
+            pass
+    with reserved(address) as free:
+        assert free == address
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1:0", "no-such-host.invalid:0"])
+def test_an_address_of_another_machine_is_refused(address: str) -> None:
+    with pytest.raises(StartupError, match=f"cannot listen on {address}"), reserved(address):
+        pass
