@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -64,7 +64,9 @@ def _edit(
                 raise StartupError(f"{file}: is not as this command writes it; edit it by hand")
             _replace(file, changed)
     except OSError as error:
-        raise StartupError(f"{file}: cannot be written: {error.strerror}") from error
+        raise StartupError(
+            f"{file}: cannot be written: {error.strerror}; its owner or root can"
+        ) from error
 
 
 @contextmanager
@@ -87,7 +89,7 @@ def _replace(file: Path, text: str) -> None:
             if file.exists():
                 old = file.stat()
                 os.fchmod(new.fileno(), old.st_mode & 0o777)
-                with suppress(PermissionError):  # root's alone to do
+                if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):  # root's alone to do
                     os.fchown(new.fileno(), old.st_uid, old.st_gid)
             new.write(text)
             new.flush()
