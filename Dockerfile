@@ -51,11 +51,12 @@ LABEL org.opencontainers.image.title="clipsearch-server" \
 RUN --mount=type=bind,from=server-wheels,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index /wheels/*.whl \
     && install --directory --owner 10001 --group 10001 /data
-# All interfaces of the container; what is published of them is the host's affair.
+# All interfaces of the container, for the port to be published. That needs keys and TLS, or
+# CLIPSEARCH_INSECURE=true from whoever publishes it where strangers do not come: docs/security.md.
 ENV CLIPSEARCH_ADDRESS=0.0.0.0:50051 CLIPSEARCH_DATA_DIR=/data
 EXPOSE 50051
 USER 10001:10001
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["python", "-m", "clipsearch_server.check", "127.0.0.1:50051"]
+    CMD ["python", "-m", "clipsearch_server.check"]
 ENTRYPOINT ["clipsearch-server"]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import grpc
 
+from clipsearch._tracing import Metadata
+
 DEFAULT_TARGET = "localhost:50051"
 DEFAULT_TIMEOUT_S = 30.0
 
@@ -62,7 +64,7 @@ _KEEPALIVE_TIME_MS = 300_000
 _KEEPALIVE_TIMEOUT_MS = 20_000
 
 # host:port of this machine.
-_LOCAL = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d+)?$", re.IGNORECASE)
+_LOCAL = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d+)?\Z", re.IGNORECASE)
 
 # How long after a failed attempt to connect the next one is made at the latest. gRPC's own two
 # minutes would leave a server that has long come back unnoticed.
@@ -71,34 +73,59 @@ _MAX_RECONNECT_BACKOFF_MS = 5_000
 _Options = list[tuple[str, str | int]]
 
 
-def open_channel(
-    target: str, *, tls: bool = False, ca_file: str | PathLike[str] | None = None
-) -> grpc.Channel:
-    """Returns a channel to ``host:port``; nothing is sent before the first call.
-
-    ``ca_file`` (PEM) names the root certificates to trust instead of the system's, and implies
-    ``tls``. Raises OSError if it cannot be read.
-    """
-    credentials = _credentials(tls, ca_file)
+def open_channel(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+    """Returns a channel to ``host:port``, encrypted if there are credentials; nothing is sent
+    before the first call."""
     if credentials is None:
         return grpc.insecure_channel(target, _options(target))
     return grpc.secure_channel(target, credentials, _options(target))
 
 
-def open_aio_channel(
-    target: str, *, tls: bool = False, ca_file: str | PathLike[str] | None = None
-) -> grpc.aio.Channel:
+def open_aio_channel(target: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
     """Returns as ``open_channel``, for the running event loop."""
-    credentials = _credentials(tls, ca_file)
     if credentials is None:
         return grpc.aio.insecure_channel(target, _options(target))
     return grpc.aio.secure_channel(target, credentials, _options(target))
 
 
-def _credentials(tls: bool, ca_file: str | PathLike[str] | None) -> grpc.ChannelCredentials | None:
-    if ca_file is not None:
-        return grpc.ssl_channel_credentials(Path(ca_file).read_bytes())
-    return grpc.ssl_channel_credentials() if tls else None
+def channel_credentials(
+    *,
+    tls: bool,
+    ca_file: str | PathLike[str] | None,
+    client_cert_file: str | PathLike[str] | None,
+    client_key_file: str | PathLike[str] | None,
+) -> grpc.ChannelCredentials | None:
+    """Returns what a channel needs for TLS; None if it is not asked for, which a file does too.
+
+    Raises OSError if a file cannot be read, and ValueError if a client's certificate comes without
+    its key or the other way round.
+    """
+    if (client_cert_file is None) != (client_key_file is None):
+        raise ValueError("a client's certificate and its key are given together or not at all")
+    if not tls and ca_file is None and client_cert_file is None:
+        return None
+    roots, key, chain = (
+        None if file is None else Path(file).read_bytes()
+        for file in (ca_file, client_key_file, client_cert_file)
+    )
+    return grpc.ssl_channel_credentials(roots, key, chain)
+
+
+def call_metadata(
+    api_key: str | None, target: str, *, is_encrypted: bool, send_key_unencrypted: bool
+) -> Metadata:
+    """Returns what each call brings: the key, if there is one.
+
+    Raises ValueError, which does not show the key, if it is none, or if it would cross a network
+    for everybody to read.
+    """
+    if api_key is None:
+        return ()
+    if not re.fullmatch(r"[!-~]+", api_key):
+        raise ValueError("an API key is printable ASCII without spaces or line ends")
+    if not (is_encrypted or send_key_unencrypted or _LOCAL.match(target)):
+        raise ValueError(f"the API key would be sent to {target} unencrypted; use TLS")
+    return (("authorization", f"Bearer {api_key}"),)
 
 
 def _options(target: str) -> _Options:

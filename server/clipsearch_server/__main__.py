@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
-from clipsearch_server import configuration, log_lines
+from clipsearch_server import configuration, keys_command, log_lines
 from clipsearch_server.configuration import load_settings
 from clipsearch_server.errors import ModelMismatch, StartupError
 from clipsearch_server.settings import Settings
@@ -22,6 +22,7 @@ logger = logging.getLogger("clipsearch_server")
 # What else the first argument may ask for; each takes those after it, and returns the exit code.
 _COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "config": configuration.show,
+    "keys": keys_command.main,
 }
 
 

@@ -33,6 +33,7 @@ from clipsearch_server.errors import ClipsearchError, ModelMismatch, StartupErro
 from clipsearch_server.fetch.http import HttpFetcher
 from clipsearch_server.loaded_model import LoadedModels
 from clipsearch_server.metrics_endpoint import counting_images, measure_lag, serve_metrics
+from clipsearch_server.open_identity import Identity, open_identity
 from clipsearch_server.open_models import max_decoded, open_models
 from clipsearch_server.open_store import open_store
 from clipsearch_server.ports import ImageFetcher, ImageIndex
@@ -40,7 +41,7 @@ from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.admission import Admission
 from clipsearch_server.rpc.call_record import begin_at_zero
 from clipsearch_server.rpc.health import HealthReporter
-from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor, let_anybody_in
+from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor
 from clipsearch_server.rpc.methods import Work
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.servicer import ImageSearchServicer
@@ -54,6 +55,10 @@ logger = logging.getLogger(__name__)
 # Room for the request around an image of the largest size.
 _MESSAGE_OVERHEAD_BYTES = 2**20
 _MAX_PENDING_CALLS = 20_000
+# Of one connection; more wait at their caller's. Without a limit, one that opens and resets streams
+# as fast as it can (CVE-2023-44487) held up all others for 9 s and took 270 MB; so, 0.1 s and 7 MB
+# (tests/integration/test_wire.py has a smaller one).
+_MAX_CALLS_PER_CONNECTION = 128
 # Prompts that one request brings before an encoder at a time: those of others come in between.
 _MAX_TEXT_ROWS = 256
 
@@ -82,7 +87,9 @@ async def open_app(settings: Settings, *, shares_port: bool = False) -> AsyncIte
     each of them a part of the connections. Raises StartupError if something cannot be opened.
     """
     async with AsyncExitStack() as stack:
-        # First, as decoding processes start before gRPC does: gRPC's threads do not survive a fork.
+        # Before all that takes time, as it may say no.
+        identity = await stack.enter_async_context(open_identity(settings))
+        # Decoding processes start before gRPC does: gRPC's threads do not survive a fork.
         models = await open_models(stack, settings)
         await _open_tracing(stack, settings)
         store = await open_store(stack, settings, next(iter(models)).card)
@@ -119,7 +126,7 @@ async def open_app(settings: Settings, *, shares_port: bool = False) -> AsyncIte
             pass  # the store waits for what is away, and health tells
         health = HealthReporter({"encoder": catalog.check_encoders, "index": catalog.check_index})
         await _open_metrics(stack, settings, catalog)
-        server, address = _server(settings, catalog, memory, health, shares_port)
+        server, address = _server(settings, identity, catalog, memory, health, shares_port)
         await health.check()
         await server.start()
         stack.push_async_callback(server.stop, 0)
@@ -215,6 +222,7 @@ def _engine_maker(
 
 def _server(
     settings: Settings,
+    identity: Identity,
     catalog: Catalog,
     memory: Budget,
     health: HealthReporter,
@@ -223,7 +231,7 @@ def _server(
     server = grpc.aio.server(
         interceptors=[
             CallInterceptor(
-                authenticate=let_anybody_in,
+                authenticate=identity.authenticate,
                 admission=Admission(
                     {
                         Work.QUERY: settings.admission.max_queries,
@@ -241,6 +249,7 @@ def _server(
             # ourselves.
             ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
+            ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
             # Two servers on one port would share its calls without anybody noticing.
             ("grpc.so_reuseport", int(shares_port)),
         ],
@@ -259,7 +268,7 @@ def _server(
         (SERVICE_NAME, health_name, reflection.SERVICE_NAME), server
     )
     try:
-        port = server.add_insecure_port(settings.address)
+        port = identity.listen(server, settings.address)
     except RuntimeError as error:
         raise StartupError(
             f"cannot listen on {settings.address}: it is taken, or not an address of this machine; "

@@ -17,11 +17,23 @@ class Scope(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Quota:
+    """How much of the server one caller may take. None: as much as there is."""
+
+    max_in_flight: int | None = None  # calls under way at a time, of all kinds; 1 or more
+    calls_per_second: float | None = None  # in the long run; above 0. At once: a second's worth
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever shows one key or one certificate. The name is no secret: it is in the log."""
+    """Whoever shows one key or one certificate. The name is no secret: it is in the log.
+
+    The quota is of the name: whoever has two keys of one name has one quota.
+    """
 
     name: str
     scopes: frozenset[Scope]
+    quota: Quota = Quota()
 
     def require(self, scope: Scope) -> None:
         """Raises PermissionDenied unless the caller has the scope."""

@@ -92,7 +92,7 @@ def test_without_triton_it_says_what_to_install(image: Path, tmp_path: Path) -> 
 def test_it_starts_without_its_neighbours_and_is_unhealthy(image: Path, tmp_path: Path) -> None:
     (entrypoint,) = in_dockerfile("server", "ENTRYPOINT")
     (health_check,) = in_dockerfile("server", "HEALTHCHECK")
-    _, *check, inside = json.loads(health_check.partition("CMD ")[2])
+    _, *check = json.loads(health_check.partition("CMD ")[2])
     environment = {
         "PATH": f"{image}:{os.defpath}",
         "CLIPSEARCH_ADDRESS": "127.0.0.1:0",
@@ -104,7 +104,6 @@ def test_it_starts_without_its_neighbours_and_is_unhealthy(image: Path, tmp_path
     }
     command = [str(image / json.loads(entrypoint)[0])]
     with LoggedProcess(command, ready=r"serving address=(\S+)", environment=environment) as server:
-        assert inside.rpartition(":")[2] == "50051"
         python = str(image / "python")
         done = subprocess.run(
             [python, *check, server.address], capture_output=True, text=True, check=False

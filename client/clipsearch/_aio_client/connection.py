@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from os import PathLike
 from types import TracebackType
-from typing import Self, TypeAlias, TypeVar, cast
+from typing import Any, Self, TypeAlias, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import grpc
 from google.protobuf.message import Message
 
-from clipsearch._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, open_aio_channel
+from clipsearch._channel import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_S,
+    call_metadata,
+    channel_credentials,
+    open_aio_channel,
+)
 from clipsearch._errors import (
     SearchError,
     error_from_rpc,
@@ -23,14 +31,18 @@ from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
 
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
+_T = TypeVar("_T")
 
 _StreamCall: TypeAlias = (
     "grpc.aio.UnaryStreamCall[_Request, _Response] | grpc.aio.StreamStreamCall[_Request, _Response]"
 )
 
-# What grpc.aio makes of a stream whose server ended it while a message was being sent, instead of
-# the status that the server gave (grpc/aio/_call.py, _write).
+# What grpc.aio puts in the place of the status that the server gave, if it ended a stream while a
+# message was being sent (grpc/aio/_call.py, _write).
 _FAILED_WRITE = "Internal error from Core"
+
+
+_AnyStreamCall: TypeAlias = "_StreamCall[Any, Any]"
 
 
 class AioConnection:
@@ -43,12 +55,31 @@ class AioConnection:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         tls: bool = False,
         ca_file: str | PathLike[str] | None = None,
+        api_key: str | None = None,
+        client_cert_file: str | PathLike[str] | None = None,
+        client_key_file: str | PathLike[str] | None = None,
+        send_key_unencrypted: bool = False,
     ) -> None:
         """Connects to ``host:port`` at the first call; as ``SearchClient``."""
         self._target = target
         self._timeout_s = timeout_s
-        self._channel = open_aio_channel(target, tls=tls, ca_file=ca_file)
+        credentials = channel_credentials(
+            tls=tls,
+            ca_file=ca_file,
+            client_cert_file=client_cert_file,
+            client_key_file=client_key_file,
+        )
+        self._metadata = call_metadata(
+            api_key,
+            target,
+            is_encrypted=credentials is not None,
+            send_key_unencrypted=send_key_unencrypted,
+        )
+        self._channel = open_aio_channel(target, credentials)
         self._stub = ImageSearchServiceStub(self._channel)
+        self._statuses: WeakKeyDictionary[_AnyStreamCall, grpc.aio.AioRpcError] = (
+            WeakKeyDictionary()
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,7 +105,9 @@ class AioConnection:
         budget = RetryBudget(effective_timeout_s(timeout_s, self._timeout_s))
         with traced(request.DESCRIPTOR.name.removesuffix("Request")) as metadata:
             while True:
-                call = method(request, timeout=budget.remaining_s, metadata=metadata)
+                call = method(
+                    request, timeout=budget.remaining_s, metadata=(*self._metadata, *metadata)
+                )
                 try:
                     return await call, call
                 except asyncio.CancelledError as cancelled:
@@ -107,9 +140,44 @@ class AioConnection:
             raise _closed_or(cancelled) from None
         except grpc.RpcError as rpc_error:
             if rpc_error.details() == _FAILED_WRITE:
-                raise stream_ended_early(self._target) from rpc_error
+                raise self._why_it_ended(call) from rpc_error
             raise error_from_rpc(rpc_error, self._target) from rpc_error
         return None if response is grpc.aio.EOF else cast("_Response", response)
+
+    def _remembering(self, call: _AnyStreamCall) -> _AnyStreamCall:
+        """Has the status that the server gives a stream of requests remembered, before grpc.aio
+        forgets it."""
+        call.add_done_callback(self._remember)
+        return call
+
+    def _remember(self, call: _AnyStreamCall) -> None:
+        self._statuses[call] = grpc.aio.AioRpcError(
+            _at_once(call.code()),
+            grpc.aio.Metadata(),
+            _at_once(call.trailing_metadata()),
+            _at_once(call.details()),
+        )
+
+    def _why_it_ended(self, call: _AnyStreamCall) -> SearchError:
+        """Returns the exception for a stream that the server ended under a message."""
+        status = self._statuses.get(call)
+        if (
+            status is None
+            or status.details() == _FAILED_WRITE  # it came after that
+            or status.code() is grpc.StatusCode.OK
+        ):
+            return stream_ended_early(self._target)
+        return error_from_rpc(status, self._target)
+
+
+def _at_once(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Returns what a coroutine does that has nothing to wait for: a call's status, once given."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: _T = done.value
+        return result
+    raise AssertionError("the status of a call that is done was not there")
 
 
 def _closed_or(cancelled: asyncio.CancelledError) -> SearchError | asyncio.CancelledError:

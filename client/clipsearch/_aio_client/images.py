@@ -68,7 +68,11 @@ class AioImageMethods(AioConnection):
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight is {max_in_flight}; one item at least must be")
         requests: asyncio.Queue[pb.AddImagesRequest | None] = asyncio.Queue()
-        call = self._stub.AddImages(until_none(requests), metadata=trace_metadata())
+        call = self._remembering(
+            self._stub.AddImages(
+                until_none(requests), metadata=(*self._metadata, *trace_metadata())
+            )
+        )
         in_flight = 0
         try:
             async for item in iterate(items):

@@ -30,7 +30,7 @@ class AioTransferMethods(AioConnection):
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         call = self._stub.ExportImages(
             pb.ExportImagesRequest(start_id=start_id, collection=collection),
-            metadata=trace_metadata(),
+            metadata=(*self._metadata, *trace_metadata()),
         )
         try:
             fingerprint = (await self._result(call, wait_s)).model.fingerprint
@@ -53,7 +53,11 @@ class AioTransferMethods(AioConnection):
         """
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         requests: asyncio.Queue[pb.ImportImagesRequest | None] = asyncio.Queue()
-        call = self._stub.ImportImages(until_none(requests), metadata=trace_metadata())
+        call = self._remembering(
+            self._stub.ImportImages(
+                until_none(requests), metadata=(*self._metadata, *trace_metadata())
+            )
+        )
         is_under_way = False
         try:
             # One page is stored while the next is made.

@@ -10,7 +10,13 @@ from typing import Self, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from clipsearch._channel import DEFAULT_TARGET, DEFAULT_TIMEOUT_S, open_channel
+from clipsearch._channel import (
+    DEFAULT_TARGET,
+    DEFAULT_TIMEOUT_S,
+    call_metadata,
+    channel_credentials,
+    open_channel,
+)
 from clipsearch._errors import error_from_rpc, no_result_in_time, stream_ended_early
 from clipsearch._retry import RetryBudget, effective_timeout_s
 from clipsearch._tracing import traced
@@ -31,15 +37,37 @@ class Connection:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         tls: bool = False,
         ca_file: str | PathLike[str] | None = None,
+        api_key: str | None = None,
+        client_cert_file: str | PathLike[str] | None = None,
+        client_key_file: str | PathLike[str] | None = None,
+        send_key_unencrypted: bool = False,
     ) -> None:
         """Connects to ``host:port`` at the first call.
 
-        ``ca_file`` (PEM) names the root certificates to trust instead of the system's, and implies
-        ``tls``. Raises OSError if it cannot be read.
+        ``ca_file`` (PEM) names the root certificates to trust instead of the system's,
+        ``client_cert_file`` and ``client_key_file`` the certificate (chain) and key by which a
+        server with mutual TLS knows this client; each of them implies ``tls``. ``api_key`` goes
+        with every call. Without TLS it is sent within this machine only, unless
+        ``send_key_unencrypted`` says that the network in between may read it.
+
+        Raises OSError if a file cannot be read, and ValueError if the key would be sent where it
+        may not, or is none.
         """
         self._target = target
         self._timeout_s = timeout_s
-        self._channel = open_channel(target, tls=tls, ca_file=ca_file)
+        credentials = channel_credentials(
+            tls=tls,
+            ca_file=ca_file,
+            client_cert_file=client_cert_file,
+            client_key_file=client_key_file,
+        )
+        self._metadata = call_metadata(
+            api_key,
+            target,
+            is_encrypted=credentials is not None,
+            send_key_unencrypted=send_key_unencrypted,
+        )
+        self._channel = open_channel(target, credentials)
         self._stub = ImageSearchServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -67,7 +95,9 @@ class Connection:
         with traced(request.DESCRIPTOR.name.removesuffix("Request")) as metadata:
             while True:
                 try:
-                    return method.with_call(request, timeout=budget.remaining_s, metadata=metadata)
+                    return method.with_call(
+                        request, timeout=budget.remaining_s, metadata=(*self._metadata, *metadata)
+                    )
                 except grpc.RpcError as rpc_error:
                     error = error_from_rpc(rpc_error, self._target)
                     pause_s = budget.take_pause_s(error)

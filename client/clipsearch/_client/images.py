@@ -90,7 +90,9 @@ class ImageMethods(Connection):
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight is {max_in_flight}; one item at least must be")
         requests: SimpleQueue[pb.AddImagesRequest | None] = SimpleQueue()
-        call = self._stub.AddImages(iter(requests.get, None), metadata=trace_metadata())
+        call = self._stub.AddImages(
+            iter(requests.get, None), metadata=(*self._metadata, *trace_metadata())
+        )
         in_flight = 0
         try:
             with Watchdog(call.cancel, wait_s) as watchdog:

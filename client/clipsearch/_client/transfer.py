@@ -32,7 +32,7 @@ class TransferMethods(Connection):
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         call = self._stub.ExportImages(
             pb.ExportImagesRequest(start_id=start_id, collection=collection),
-            metadata=trace_metadata(),
+            metadata=(*self._metadata, *trace_metadata()),
         )
         try:
             with Watchdog(call.cancel, wait_s) as watchdog:
@@ -67,7 +67,9 @@ class TransferMethods(Connection):
         """
         wait_s = effective_timeout_s(timeout_s, self._timeout_s)
         requests: SimpleQueue[pb.ImportImagesRequest | None] = SimpleQueue()
-        call = self._stub.ImportImages(iter(requests.get, None), metadata=trace_metadata())
+        call = self._stub.ImportImages(
+            iter(requests.get, None), metadata=(*self._metadata, *trace_metadata())
+        )
         is_under_way = False
         try:
             with Watchdog(call.cancel, wait_s) as watchdog:

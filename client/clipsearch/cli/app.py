@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -29,7 +30,7 @@ _EPILOG = """
 
     clipsearch dump pictures.parquet
 
-    clipsearch --server search.example.com:443 --tls list --json
+    clipsearch --server search.example.com:443 --tls --api-key-file key list --json
 
 **Exit codes**
 
@@ -90,13 +91,65 @@ def _options(
             help="Encrypt, and trust the root certificates in this PEM file.",
         ),
     ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="File that holds your API key; otherwise it is what the environment variable "
+            "CLIPSEARCH_API_KEY says. No option takes the key itself: the list of processes would "
+            "show it to other users of this machine.",
+        ),
+    ] = None,
+    cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="Encrypt, and show the server the certificate in this PEM file; with --key.",
+        ),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            readable=True,
+            help="The private key of --cert, a PEM file.",
+        ),
+    ] = None,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     show_everything()
-    context.obj = Server(target=server, timeout_s=timeout, tls=tls, ca_file=ca)
+    context.obj = Server(
+        target=server,
+        timeout_s=timeout,
+        tls=tls,
+        ca_file=ca,
+        api_key=_api_key(api_key_file),
+        api_key_file=api_key_file,
+        cert_file=cert,
+        key_file=key,
+    )
+
+
+def _api_key(file: Path | None) -> str | None:
+    """Returns the key in the file, or in the environment. Raises BadParameter, which shows none."""
+    if file is None:
+        return os.environ.get("CLIPSEARCH_API_KEY") or None  # noqa: TID251
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "holds no key"
+        raise typer.BadParameter(f"{file}: {reason}", param_hint="--api-key-file") from error
 
 
 app.command()(add.add)

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ from clipsearch import (
     NotFoundError,
     SearchClient,
     SearchError,
+    UnauthenticatedError,
     UnavailableError,
 )
 from clipsearch.cli.output import show_error
@@ -53,10 +54,14 @@ class Server:
     timeout_s: float
     tls: bool
     ca_file: Path | None
+    api_key: str | None = field(default=None, repr=False)
+    api_key_file: Path | None = None  # where the key is from; None: from the environment
+    cert_file: Path | None = None
+    key_file: Path | None = None
 
     @property
     def command(self) -> list[str]:
-        """The words with which a command for this server begins."""
+        """The words with which a command for this server begins: all but the key itself."""
         words = ["clipsearch"]
         if self.target != DEFAULT_SERVER:
             words += ["--server", self.target]
@@ -64,7 +69,30 @@ class Server:
             words += ["--ca", str(self.ca_file)]
         elif self.tls:
             words.append("--tls")
+        for option, file in (
+            ("--cert", self.cert_file),
+            ("--key", self.key_file),
+            ("--api-key-file", self.api_key_file),
+        ):
+            if file is not None:
+                words += [option, str(file)]
         return words
+
+    def open_client(self) -> SearchClient:
+        """Returns a client. Ends the command with one line if the options do not go together."""
+        try:
+            return SearchClient(
+                self.target,
+                timeout_s=self.timeout_s,
+                tls=self.tls,
+                ca_file=self.ca_file,
+                api_key=self.api_key,
+                client_cert_file=self.cert_file,
+                client_key_file=self.key_file,
+            )
+        except ValueError as error:
+            show_error(f"{error}; see --tls, --ca, --cert and --key in `clipsearch --help`")
+            raise typer.Exit(ExitCode.USAGE) from error
 
 
 def _nothing() -> None:
@@ -84,12 +112,7 @@ def connect(
     """
     server: Server = context.obj
     try:
-        with (
-            SearchClient(
-                server.target, timeout_s=server.timeout_s, tls=server.tls, ca_file=server.ca_file
-            ) as client,
-            _interruptible(client, on_interrupt),
-        ):
+        with server.open_client() as client, _interruptible(client, on_interrupt):
             yield client
     except SearchError as error:
         show_error(_explain(error))
@@ -141,6 +164,8 @@ def _explain(error: SearchError) -> str:
         return f"{error}; start a server with `clipsearch-server`, or name one with --server"
     if isinstance(error, DeadlineExceededError):
         return f"{error}; --timeout allows it more"
+    if isinstance(error, UnauthenticatedError):
+        return f"{error}; --api-key-file or CLIPSEARCH_API_KEY brings one"
     return str(error)
 
 

@@ -20,7 +20,7 @@ def parser(prog: str, description: str) -> argparse.ArgumentParser:
         epilog="Each setting may also come from the environment (--fetch-timeout-s as "
         "CLIPSEARCH_FETCH_TIMEOUT_S) or from the TOML file (timeout_s in [fetch]); a flag wins "
         "over the environment, and that over the file. `clipsearch-server config --show` prints "
-        "what is in effect, and where it comes from.",
+        "what is in effect, and where it comes from; `clipsearch-server keys` makes API keys.",
         allow_abbrev=False,  # a shorter name is another setting's one day
     )
     version = importlib.metadata.version("clipsearch-server")
@@ -37,6 +37,9 @@ def parser(prog: str, description: str) -> argparse.ArgumentParser:
             setting.flag,
             dest=setting.name,
             action="append" if setting.is_list else "store",
+            # A flag alone switches on: --insecure, --triton-tls.
+            nargs="?" if setting.is_switch else None,
+            const="true" if setting.is_switch else None,
             metavar=setting.takes,
             help=f"{setting.field.description} [{setting.default}]".replace("%", "%%"),
         )

@@ -56,6 +56,10 @@ class Setting:
         return get_origin(self.field.annotation) is tuple
 
     @property
+    def is_switch(self) -> bool:
+        return self.field.annotation is bool
+
+    @property
     def is_secret(self) -> bool:
         """Whether its value is shown to nobody, or not before what may be secret is cut out."""
         return self._has(SecretStr) or not self.field.repr

@@ -16,7 +16,7 @@ from clipsearch_server.settings.encoders import EncoderSettings, TritonSettings
 from clipsearch_server.settings.group import Group
 from clipsearch_server.settings.images import FetchSettings, ImageSettings
 from clipsearch_server.settings.indexes import IndexSettings, QdrantSettings
-from clipsearch_server.settings.service import AdmissionSettings
+from clipsearch_server.settings.service import AdmissionSettings, AuthSettings, TlsSettings
 from clipsearch_server.settings.sight import MetricsSettings, TracingSettings
 
 __all__ = ["DEMO_MODEL_DIR", "Group", "ImageSettings", "Settings"]
@@ -30,6 +30,11 @@ class Settings(Group):
     address: HostAndPort = Field(
         default="127.0.0.1:50051",
         description="host:port to listen on; port 0 takes a free one",
+    )
+    insecure: bool = Field(
+        default=False,
+        description="serve other machines too without keys or without TLS: something before the "
+        "server keeps strangers out",
     )
     workers: int = Field(
         default=1,
@@ -89,6 +94,8 @@ class Settings(Group):
     log_format: Literal["text", "json"] = Field(
         default="text", description="text for people, or an object a line for machines"
     )
+    auth: AuthSettings = AuthSettings()
+    tls: TlsSettings = TlsSettings()
     admission: AdmissionSettings = AdmissionSettings()
     fetch: FetchSettings = FetchSettings()
     image: ImageSettings = ImageSettings()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, FilePath
 
 from clipsearch_server.settings.group import Group
 
@@ -18,4 +18,30 @@ class AdmissionSettings(Group):
     )
     max_bulk: int = Field(
         default=16, ge=1, description="streams that add, export or import, under way at a time"
+    )
+
+
+class AuthSettings(Group):
+    """Who may call; without a file of keys, whoever reaches the port."""
+
+    keys_file: FilePath | None = Field(
+        default=None,
+        description="TOML file of API keys, as `clipsearch-server keys` writes it; read again when "
+        "it changes",
+    )
+
+
+class TlsSettings(Group):
+    """Encryption of the port; the files are read again when they change."""
+
+    cert_file: FilePath | None = Field(
+        default=None, description="PEM file of the server's certificate and those that signed it"
+    )
+    key_file: FilePath | None = Field(
+        default=None, description="PEM file of the certificate's private key, without a password"
+    )
+    client_ca_file: FilePath | None = Field(
+        default=None,
+        description="PEM file of the authorities of clients: only whoever has a certificate of "
+        "theirs can connect",
     )

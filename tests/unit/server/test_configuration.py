@@ -47,6 +47,13 @@ def test_booleans_are_words_or_digits(value: str) -> None:
     assert settings.fetch.enabled == (value in {"true", "1"})
 
 
+def test_a_flag_alone_switches_on() -> None:
+    assert load_settings([], {}).insecure is False
+    settings = load_settings(["--insecure", "--collection", "cats"], {})
+    assert (settings.insecure, settings.collection) == (True, "cats")
+    assert load_settings(["--insecure", "false"], {"CLIPSEARCH_INSECURE": "true"}).insecure is False
+
+
 def test_a_list_has_commas_or_is_one(tmp_path: Path) -> None:
     expected = FetchPolicy(
         hosts=("*.example.com", "minio"),

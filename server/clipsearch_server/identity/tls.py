@@ -1,0 +1,103 @@
+"""The server's certificate, and the authority of its clients', as gRPC takes them."""
+
+from __future__ import annotations
+
+import logging
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import cast
+
+import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from clipsearch_server.errors import StartupError
+from clipsearch_server.identity.reloading import Reloaded
+
+logger = logging.getLogger(__name__)
+
+_WARN_BEFORE = timedelta(days=14)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate with its key, checked, and until when it is valid."""
+
+    configuration: grpc.ServerCertificateConfiguration
+    expires: datetime
+
+
+def read_certificate(cert_file: Path, key_file: Path, client_ca_file: Path | None) -> Certificate:
+    """Reads a chain and its key (PEM), and the authority that clients' certificates must be of.
+
+    Blocks. Raises StartupError naming the file: gRPC would only refuse every connection.
+    """
+    chain = _read(cert_file, "tls.cert_file")
+    certificate = _parse_certificates(chain, cert_file, "tls.cert_file")[0]
+    key = _read(key_file, "tls.key_file")
+    try:
+        public_key = load_pem_private_key(key, password=None).public_key()
+    except (ValueError, TypeError) as error:  # TypeError: it is encrypted
+        raise StartupError(f"{key_file}: tls.key_file is no PEM key without a password") from error
+    if public_key != certificate.public_key():
+        raise StartupError(f"{key_file}: is not the key of the certificate in {cert_file}")
+    if key_file.stat().st_mode & stat.S_IROTH:
+        logger.warning("%s: every user of this machine can read the private key", key_file)
+    authority = None
+    if client_ca_file is not None:
+        authority = _read(client_ca_file, "tls.client_ca_file")
+        _parse_certificates(authority, client_ca_file, "tls.client_ca_file")
+    return Certificate(
+        grpc.ssl_server_certificate_configuration([(key, chain)], authority),
+        certificate.not_valid_after_utc,
+    )
+
+
+def server_credentials(
+    certificate: Reloaded[Certificate], *, require_client_certificate: bool
+) -> grpc.ServerCredentials:
+    """Returns credentials whose new connections have the newest certificate."""
+    current = certificate.value.configuration
+
+    def newer() -> grpc.ServerCertificateConfiguration | None:
+        # Asked before every handshake, in a thread of gRPC's: a comparison, no file is looked at.
+        nonlocal current
+        newest = certificate.value.configuration
+        if newest is current:
+            return None
+        current = newest
+        return newest
+
+    # The stubs do not know that None, as gRPC documents, means that nothing has changed.
+    fetcher = cast("Callable[[], grpc.ServerCertificateConfiguration]", newer)
+    return grpc.dynamic_ssl_server_credentials(current, fetcher, require_client_certificate)
+
+
+def warn_of_expiry(certificate: Certificate, now: datetime) -> None:
+    """Logs a warning if the certificate expires soon, or has."""
+    left = certificate.expires - now
+    if left < timedelta(0):
+        logger.error("the TLS certificate has expired: clients refuse it; replace tls.cert_file")
+    elif left < _WARN_BEFORE:
+        logger.warning(
+            "the TLS certificate expires in %d days, at %s; replace tls.cert_file",
+            left.days,
+            certificate.expires.astimezone(UTC).isoformat(),
+        )
+
+
+def _read(file: Path, setting: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise StartupError(f"{file}: {error.strerror}; {setting} names a PEM file") from error
+
+
+def _parse_certificates(content: bytes, file: Path, setting: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(content)
+    except ValueError as error:
+        raise StartupError(f"{file}: {setting} is no PEM file of certificates") from error
