@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 # Room for the request around an image of the largest size.
 _MESSAGE_OVERHEAD_BYTES = 2**20
 _MAX_PENDING_CALLS = 20_000
+_MAX_CALLS_PER_CONNECTION = 1_000
 # Prompts that one request brings before an encoder at a time: those of others come in between.
 _MAX_TEXT_ROWS = 256
 
@@ -192,6 +193,7 @@ def _server(
                     }
                 ),
                 default_deadline_s=settings.default_deadline_s,
+                stream_idle_s=settings.admission.stream_idle_s,
             )
         ],
         options=[
@@ -201,6 +203,16 @@ def _server(
             # ourselves.
             ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
+            # What one connection has beyond this waits at its client, as HTTP/2 has it, and cannot
+            # fill the queue of all.
+            ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
+            # A peer that vanished without a word holds its places for no longer than this.
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            # A client may ask as often whether we are there; gRPC hangs up on who asks more than
+            # once in five minutes, which ours does exactly.
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 60_000),
+            ("grpc.keepalive_permit_without_calls", 1),
             # Two servers on one port would share its calls without anybody noticing.
             ("grpc.so_reuseport", 0),
         ],

@@ -16,6 +16,7 @@
   + TooManyCollections        there are as many as the settings allow
   + ModelMismatch             the collection was filled by another model
   + Overloaded                too much is in flight; later is better
+    - QuotaExceeded           by this caller
   + StorageFull               the disk or its quota is full
   + DependencyFailed          a neighbour of ours does not work
     - EncoderUnavailable
@@ -188,6 +189,17 @@ class Overloaded(ClipsearchError):
     def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class QuotaExceeded(Overloaded):
+    """The caller has as much of the server as its quota allows, whatever else goes on."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, message: str, *, quota: str, caller: str, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.metadata["quota"] = quota
+        self.caller = caller
 
 
 class StorageFull(ClipsearchError):
