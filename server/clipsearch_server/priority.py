@@ -6,6 +6,9 @@ Like `deadline`, it goes with the call into whatever works for it.
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +19,17 @@ _background: ContextVar[bool] = ContextVar("background", default=False)
 
 # One in so many is the background's, should all others want to go before it.
 BACKGROUND_SHARE = 4
+
+
+# Against threads that did not yield, a ninth part of a core that both want (sched(7)).
+_NICENESS = 10
+
+
+def yield_to_others() -> None:
+    """Has this thread, and those that it starts, take a core only as far as others leave it. On
+    Linux; elsewhere a thread has no priority of its own."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
 
 
 @contextmanager
