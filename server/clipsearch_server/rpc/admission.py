@@ -119,10 +119,11 @@ class Refusals:
     def note(self, method: str, reason: str) -> None:
         """Counts one. The log says how many there were, once a second."""
         if not self._counts:
-            asyncio.get_running_loop().call_later(_LOG_EVERY_S, self._log)
+            asyncio.get_running_loop().call_later(_LOG_EVERY_S, self.log)
         self._counts[method, reason] += 1
 
-    def _log(self) -> None:
+    def log(self) -> None:
+        """Says how many there were since the last time."""
         for (method, reason), count in sorted(self._counts.items()):
             logger.warning("refused calls=%d method=%s reason=%s", count, method, reason)
         self._counts.clear()
