@@ -30,6 +30,7 @@
 
 from __future__ import annotations
 
+import random
 from uuid import UUID
 
 
@@ -182,13 +183,15 @@ class ModelMismatch(ClipsearchError):
 
 
 class Overloaded(ClipsearchError):
-    """More is in flight than the server takes on. Repeating the call later can help."""
+    """More is in flight than the server takes on. Repeating the call later can help: in
+    ``retry_after_s``, or else in about a second."""
 
     reason = "SERVER_OVERLOADED"
 
-    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        # Spread, so that those refused together do not come back together.
+        self.retry_after_s = random.uniform(0.5, 1.5) if retry_after_s is None else retry_after_s
 
 
 class QuotaExceeded(Overloaded):
