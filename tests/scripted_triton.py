@@ -55,6 +55,7 @@ class ScriptedTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # has
     def __init__(self) -> None:
         self.card: dict[str, Any] = {"fingerprint": CARD.fingerprint, "model_id": CARD.model_id}
         self.embedding_dim = CARD.embedding_dim
+        self.image_size_px = CARD.image_size_px
         self.text_type = "INT64"
         self.max_batch_size = 16
         self.infer: Infer = self.first_axis
@@ -75,7 +76,8 @@ class ScriptedTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # has
             inputs = tensor(name="input_ids", datatype=self.text_type, shape=[-1, -1])
             output = "text_embeds"
         else:
-            inputs = tensor(name="pixel_values", datatype="UINT8", shape=[-1, 3, 8, 8])
+            size = self.image_size_px
+            inputs = tensor(name="pixel_values", datatype="UINT8", shape=[-1, 3, size, size])
             output = "image_embeds"
         outputs = tensor(name=output, datatype="FP32", shape=[-1, self.embedding_dim])
         return pb.ModelMetadataResponse(name=request.name, inputs=[inputs], outputs=[outputs])
@@ -100,7 +102,7 @@ class ScriptedTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # has
 
     async def first_axis(self, request: Any, context: Any) -> Any:
         """Each row's embedding is the first axis."""
-        rows = np.zeros((request.inputs[0].shape[0], CARD.embedding_dim), np.float32)
+        rows = np.zeros((request.inputs[0].shape[0], self.embedding_dim), np.float32)
         rows[:, 0] = 1
         return answer(request, rows)
 

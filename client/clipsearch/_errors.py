@@ -113,7 +113,8 @@ class ModelMismatchError(SearchError):
 
 
 class OverloadedError(SearchError):
-    """More is in flight than the server takes on: repeat the call after ``retry_after_s``."""
+    """More is in flight than the server takes on, or than the caller's quota allows
+    (QUOTA_EXCEEDED): repeat the call after ``retry_after_s``."""
 
 
 class StorageFullError(SearchError):
@@ -162,6 +163,7 @@ _CLASSES: Sequence[tuple[StatusCode, str, type[SearchError]]] = (
     (StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL", StorageFullError),
     # Without a reason it is gRPC's own word for a message too large, which no waiting helps.
     (StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED", OverloadedError),
+    (StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", OverloadedError),
     (StatusCode.UNAVAILABLE, "", UnavailableError),
     (StatusCode.DEADLINE_EXCEEDED, "", DeadlineExceededError),
     (StatusCode.UNAUTHENTICATED, "", UnauthenticatedError),

@@ -240,6 +240,7 @@ def _server(
                     }
                 ),
                 default_deadline_s=settings.default_deadline_s,
+                stream_idle_s=settings.admission.stream_idle_s,
             )
         ],
         options=[
@@ -250,6 +251,13 @@ def _server(
             ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
             ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
             ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
+            # A peer that vanished without a word holds its places for no longer than this.
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            # A client may ask as often whether we are there; gRPC hangs up on who asks more than
+            # once in five minutes, which ours does exactly.
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 60_000),
+            ("grpc.keepalive_permit_without_calls", 1),
             # Two servers on one port would share its calls without anybody noticing.
             ("grpc.so_reuseport", int(shares_port)),
         ],

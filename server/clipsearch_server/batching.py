@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -10,9 +11,15 @@ from typing import Generic, TypeVar
 from clipsearch_server import tracing
 from clipsearch_server.deadline import call_deadline, call_ends_at
 from clipsearch_server.metrics import QUEUE_ROWS
+from clipsearch_server.priority import Precedence, is_background
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
+
+# How long after a row of the foreground the batches of the background stay small: one may be under
+# way when the next comes, which waits until it is done.
+_WARY_S = 1.0
+_WARY_SHARE = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -20,13 +27,16 @@ class _Waiting(Generic[Row, Result]):
     row: Row
     group: int
     ends_at: float | None
+    background: bool
     span: tracing.Parent
     result: asyncio.Future[Result]
 
 
 class Batcher(Generic[Row, Result]):
     """A queue of rows, and the work that empties it: what arrives while a batch is under way makes
-    the next one, oldest first.
+    the next one, oldest first. Rows of the foreground go before those of the background, but every
+    fourth time (`priority`), and are never put into one batch with them; and while some have come
+    of late, a batch of the background has a quarter of the rows at most.
 
     Nothing waits for company: a lone row is taken at once. A row whose caller has gone is dropped,
     and a batch that nobody waits for any more is cancelled; its deadline is the latest of its
@@ -34,8 +44,8 @@ class Batcher(Generic[Row, Result]):
     tried one by one, so that a poison one fails alone.
 
     ``process`` returns a result for each row, in their order. Rows of one batch are of one
-    ``group_of``. One ``work`` at a time keeps rows of a group in the order of their arrival. The
-    name is what the queue goes by in metrics and traces.
+    ``group_of``. One ``work`` at a time keeps rows of a group and a priority in the order of their
+    arrival. The name is what the queue goes by in metrics and traces.
     """
 
     def __init__(
@@ -57,6 +67,8 @@ class Batcher(Generic[Row, Result]):
         self._queue_rows = QUEUE_ROWS.labels(name)
         self._waiting: list[_Waiting[Row, Result]] = []
         self._arrived = asyncio.Event()
+        self._precedence = Precedence()
+        self._foreground_at = -math.inf  # when a row of the foreground was last waited for
 
     def has_room(self, rows: int, *, max_waiting: int) -> bool:
         """Returns whether no more than max_waiting rows wait, those of callers that have gone not
@@ -69,9 +81,10 @@ class Batcher(Generic[Row, Result]):
         """Has rows worked on, each in whatever batch takes it; returns the results in their
         order."""
         loop = asyncio.get_running_loop()
-        ends_at, span = call_deadline(), tracing.parent()
+        ends_at, background, span = call_deadline(), is_background(), tracing.parent()
         waiting = [
-            _Waiting(row, self._group_of(row), ends_at, span, loop.create_future()) for row in rows
+            _Waiting(row, self._group_of(row), ends_at, background, span, loop.create_future())
+            for row in rows
         ]
         self._keep(self._waiting + waiting)
         self._arrived.set()
@@ -93,13 +106,26 @@ class Batcher(Generic[Row, Result]):
             self._keep([])
 
     def _next_batch(self) -> list[_Waiting[Row, Result]]:
-        """Takes the oldest row and up to max_batch - 1 of its group; drops those nobody waits
-        for."""
+        """Takes the oldest row of those whose turn it is, and more of its group; drops those nobody
+        waits for."""
         self._drop_abandoned()
+        foreground = any(not item.background for item in self._waiting)
+        background = any(item.background for item in self._waiting)
+        now = asyncio.get_running_loop().time()
+        if foreground:
+            self._foreground_at = now
+        chosen = self._precedence.is_backgrounds(foreground=foreground, background=background)
+        most = self._max_batch
+        if chosen and now - self._foreground_at < _WARY_S:
+            most = max(most // _WARY_SHARE, 1)
         batch: list[_Waiting[Row, Result]] = []
         left: list[_Waiting[Row, Result]] = []
         for item in self._waiting:
-            fits = len(batch) < self._max_batch and (not batch or item.group == batch[0].group)
+            fits = (
+                len(batch) < most
+                and item.background is chosen
+                and (not batch or item.group == batch[0].group)
+            )
             (batch if fits else left).append(item)
         self._keep(left)
         if not left:

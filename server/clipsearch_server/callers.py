@@ -23,6 +23,10 @@ class Quota:
     max_in_flight: int | None = None  # calls under way at a time, of all kinds; 1 or more
     calls_per_second: float | None = None  # in the long run; above 0. At once: a second's worth
 
+    @property
+    def is_bounded(self) -> bool:
+        return self.max_in_flight is not None or self.calls_per_second is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:

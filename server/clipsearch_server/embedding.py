@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from clipsearch_server.budget import Budget
 from clipsearch_server.errors import InvalidImage, InvalidRequest
 from clipsearch_server.ports import Embedding, Encoder, ImageDecoder, ImageFetcher
+from clipsearch_server.priority import Places
 from clipsearch_server.stages import stage
 
 
@@ -55,7 +56,7 @@ class ImageEmbedder:
         self._decoder = decoder
         self._executor = executor
         self._max_image_bytes = max_image_bytes
-        self._decoded = asyncio.Semaphore(max_decoded)
+        self._decoded = Places(max_decoded)
         self._memory = memory
 
     def room_for(self, contents: Sequence[bytes]) -> AbstractAsyncContextManager[None]:

@@ -16,6 +16,7 @@
   + TooManyCollections        there are as many as the settings allow
   + ModelMismatch             the collection was filled by another model
   + Overloaded                too much is in flight; later is better
+    - QuotaExceeded           by this caller
   + StorageFull               the disk or its quota is full
   + DependencyFailed          a neighbour of ours does not work
     - EncoderUnavailable
@@ -29,6 +30,7 @@
 
 from __future__ import annotations
 
+import random
 from uuid import UUID
 
 
@@ -181,13 +183,26 @@ class ModelMismatch(ClipsearchError):
 
 
 class Overloaded(ClipsearchError):
-    """More is in flight than the server takes on. Repeating the call later can help."""
+    """More is in flight than the server takes on. Repeating the call later can help: in
+    ``retry_after_s``, or else in about a second."""
 
     reason = "SERVER_OVERLOADED"
 
-    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        # Spread, so that those refused together do not come back together.
+        self.retry_after_s = random.uniform(0.5, 1.5) if retry_after_s is None else retry_after_s
+
+
+class QuotaExceeded(Overloaded):
+    """The caller has as much of the server as its quota allows, whatever else goes on."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, message: str, *, quota: str, caller: str, retry_after_s: float) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.metadata["quota"] = quota
+        self.caller = caller
 
 
 class StorageFull(ClipsearchError):

@@ -308,7 +308,7 @@ def test_an_embedding_of_nan_is_never_stored(own_models: Path, tmp_path: Path) -
     triton.release()
 
 
-async def test_a_full_queue_is_an_overload(own_models: Path) -> None:
+async def test_row_36_a_full_queue_is_an_overload(own_models: Path) -> None:
     spoil(own_models, first="time.sleep(0.3)")
     config = own_models / "clip_vision" / "config.pbtxt"
     config.write_text(

@@ -24,6 +24,7 @@ from clipsearch_server.errors import (
 )
 from clipsearch_server.metrics import DECODE_WORKER_RESTARTS, QUEUE_ROWS
 from clipsearch_server.ports import DecodedImage
+from clipsearch_server.priority import Places
 
 # A worker that has taken this many times its processor time by the clock is killed: it hangs, or
 # the machine is hopelessly busy.
@@ -77,7 +78,7 @@ class WorkerPool:
         )
         self._workers = workers or os.cpu_count() or 1
         self._max_waiting = max_waiting
-        self._places = asyncio.Semaphore(self._workers)
+        self._places = Places(self._workers)
         self._waiting = 0
         self._idle: list[Worker] = []  # the last one used is taken first: its caches are warm
         self._server: ForkServer | None = None

@@ -22,6 +22,7 @@ from clipsearch_server.encoders.providers import CPU, Device, Provider, choose_p
 from clipsearch_server.errors import EncoderUnavailable, ModelOutputInvalid, StartupError
 from clipsearch_server.model import ModelFolder
 from clipsearch_server.ports import Embeddings, Pixels, TokenIds
+from clipsearch_server.priority import yield_to_others
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ class OnnxEncoder:
 
     Each tower has one worker thread, in which ONNX Runtime uses ``threads`` threads of its own (0:
     one for each core) and releases the interpreter lock: a text never waits behind a batch of
-    images, and the event loop never waits at all.
+    images, and the event loop never waits at all. On a CPU, images leave the cores to texts, the
+    event loop and the index where there are not enough for all.
 
     ``device`` says where: "auto" is the best provider of TensorRT, CUDA and CPU that this machine
     and the installed package have. On a GPU each tower takes ``gpu_memory_bytes`` at most;
@@ -71,7 +73,9 @@ class OnnxEncoder:
         async with AsyncExitStack() as stack:
             text = _Tower("text", "input_ids", "text_embeds", card.embedding_dim)
             stack.push_async_callback(text.close)
-            vision = _Tower("vision", "pixel_values", "image_embeds", card.embedding_dim)
+            vision = _Tower(
+                "vision", "pixel_values", "image_embeds", card.embedding_dim, yields=True
+            )
             stack.push_async_callback(vision.close)
             await asyncio.gather(
                 text.load(
@@ -143,14 +147,19 @@ class OnnxEncoder:
 
 
 class _Tower:
-    """One ONNX session and the thread that runs it."""
+    """One ONNX session and the thread that runs it. If it ``yields``, that thread and those that
+    ONNX Runtime starts from it leave the processor to others that want it."""
 
-    def __init__(self, name: str, input_name: str, output_name: str, dim: int) -> None:
+    def __init__(
+        self, name: str, input_name: str, output_name: str, dim: int, *, yields: bool = False
+    ) -> None:
         self._name = name
         self._input = input_name
         self._output = output_name
         self._dim = dim
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"encode-{name}")
+        self._executor = ThreadPoolExecutor(
+            1, thread_name_prefix=f"encode-{name}", initializer=yield_to_others if yields else None
+        )
         self._session: Any = None  # onnxruntime has no type annotations
 
     async def close(self) -> None:

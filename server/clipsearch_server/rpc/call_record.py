@@ -114,6 +114,7 @@ class CallRecord:
         self._code = _OK
         self._reason = ""
         self._is_admitted = False
+        self._has_line = True
         metadata = context.invocation_metadata() or ()
         self._request_id = _request_id(metadata)
         # Never reset: the call has a task of its own, and may be closed from another.
@@ -136,8 +137,10 @@ class CallRecord:
         """The caller has gone."""
         self._code = int(code_pb2.CANCELLED)
 
-    def failed(self, status: status_pb2.Status) -> None:
-        """The call is answered with a status that `to_status` made."""
+    def failed(self, status: status_pb2.Status, *, line: bool = True) -> None:
+        """The call is answered with a status that `to_status` made, and gets no line of its own in
+        the log if others sum it up."""
+        self._has_line = line
         self._code, self._reason = status.code, reason_of(status)
         if not self._is_admitted and status.code in _REFUSALS:
             metrics.REFUSED.labels(self._method.work, self._reason).inc()
@@ -149,6 +152,12 @@ class CallRecord:
         self._method.seconds.observe(seconds)
         if self.caller.name:
             metrics.CALLER_CALLS.labels(self.caller.name, _CODE_NAMES[self._code]).inc()
+        if self._has_line:
+            self._log(seconds)
+        if self._span is not None:
+            tracing.end_call(self._span, self._code, self._reason)
+
+    def _log(self, seconds: float) -> None:
         fields: dict[str, object] = {"method": self._name, "code": code_pb2.Code.Name(self._code)}
         if self._reason:
             fields["reason"] = self._reason
@@ -157,8 +166,6 @@ class CallRecord:
             fields["caller"] = self.caller.name
         template = " ".join(("call", *(f"{name}=%s" for name in fields)))
         logger.info(template, *fields.values())
-        if self._span is not None:
-            tracing.end_call(self._span, self._code, self._reason)
 
 
 def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:

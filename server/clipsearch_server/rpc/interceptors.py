@@ -9,20 +9,23 @@ from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc_status import rpc_status
 
 from clipsearch_server.callers import ANYBODY, Caller
 from clipsearch_server.deadline import call_ends_in
-from clipsearch_server.errors import InvalidRequest
-from clipsearch_server.rpc.admission import Admission
+from clipsearch_server.errors import DeadlineExceeded, InvalidRequest, Overloaded
+from clipsearch_server.priority import in_background
+from clipsearch_server.rpc.admission import Admission, Refusals
 from clipsearch_server.rpc.call_record import SERVICE_NAME, CallRecord, Context
-from clipsearch_server.rpc.methods import METHODS
+from clipsearch_server.rpc.methods import METHODS, Work
 from clipsearch_server.rpc.status import to_status
 
 __all__ = ["SERVICE_NAME", "Authenticate", "CallInterceptor", "Context", "let_anybody_in"]
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
+# Where clients look for a google.rpc.Status (grpc_status has it too, and no type for it).
+_DETAILS_KEY = "grpc-status-details-bin"
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 Authenticate: TypeAlias = Callable[[Context], Caller]
 
@@ -37,18 +40,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     In the order of the flow: who calls, whether they may, whether there is room, then the method
     within its deadline; last what became of it: its status, and a line in the log. A unary call
-    that brings no deadline gets ``default_deadline_s``; a stream may stay as long as it likes.
+    that brings no deadline gets ``default_deadline_s``; a stream may stay for as long as a message
+    comes or goes every ``stream_idle_s``. What is no query works in the background.
 
     gRPC reads the message of a unary call before its handler is called, and that of a stream when
     the handler asks for it. So every call is taken as a stream: who is turned away cost no memory.
     """
 
     def __init__(
-        self, *, authenticate: Authenticate, admission: Admission, default_deadline_s: float
+        self,
+        *,
+        authenticate: Authenticate,
+        admission: Admission,
+        default_deadline_s: float,
+        stream_idle_s: float = 300.0,
     ) -> None:
         self._authenticate = authenticate
         self._admission = admission
         self._default_deadline_s = default_deadline_s
+        self._stream_idle_s = stream_idle_s
+        self._refusals = Refusals()
 
     async def intercept_service(
         self,
@@ -98,14 +109,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return self._stream(method, responses)
 
     def _stream(self, method: str, behaviour: Any) -> Any:
-        async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async def call(requests: AsyncIterator[Any], context: Context) -> None:
             # Closed with the call, and not some time after: it may hold on to a collection.
             async with (
                 self._guard(method, context),
-                aclosing(behaviour(requests, context)) as responses,
+                _ends_if_idle(self._stream_idle_s) as note_message,
+                aclosing(behaviour(_noting(requests, note_message), context)) as responses,
             ):
                 async for response in responses:
-                    yield response
+                    await context.write(response)
+                    note_message()
 
         return call
 
@@ -113,25 +126,59 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _guard(self, method: str, context: Context) -> AsyncIterator[None]:
         """Lets a call in, turns what it raises into its status, and records it."""
         record = CallRecord(method, context)
-        answer = None
+        status = None
+        trailers: list[tuple[str, str | bytes]] = []
         try:
+            work = METHODS[method].work
             record.caller = self._authenticate(context)
             record.caller.require(METHODS[method].scope)
-            with self._admission.admit(METHODS[method].work, record.caller), record.admitted():
+            with (
+                self._admission.admit(work, record.caller),
+                record.admitted(),
+                in_background(work is not Work.QUERY),
+            ):
                 yield
         except (asyncio.CancelledError, GeneratorExit):
             record.cancelled()
             raise
         except Exception as error:  # every error has a status; see `to_status`
             status = to_status(error)
-            record.failed(status)
-            answer = rpc_status.to_status(status)
+            trailers = [(_DETAILS_KEY, status.SerializeToString())]
+            if isinstance(error, Overloaded):
+                record.failed(status, line=False)
+                self._refusals.note(method, error.reason)
+                # What gRPC's own retries go by (gRFC A6), for clients that know no RetryInfo.
+                trailers.append(("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1000))))
+            else:
+                record.failed(status)
         finally:
             record.end()
-        if answer is not None:
+        if status is not None:
             # Given with the error, since these take the place of those that were set.
-            trailing = (*answer.trailing_metadata, *record.trailing_metadata)
-            await context.abort(answer.code, answer.details, trailing)
+            trailers += record.trailing_metadata
+            await context.abort(_CODES[status.code], status.message, tuple(trailers))
+
+
+@asynccontextmanager
+async def _ends_if_idle(idle_s: float) -> AsyncIterator[Callable[[], None]]:
+    """Ends the block after so many seconds in which what it yields was not called. Raises
+    DeadlineExceeded then."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(idle_s) as timer:
+            yield lambda: timer.reschedule(loop.time() + idle_s)
+    except TimeoutError as error:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded(
+            f"no message came or went for {idle_s:g} s; open a new stream when there is more"
+        ) from error
+
+
+async def _noting(requests: AsyncIterator[Any], note: Callable[[], None]) -> AsyncIterator[Any]:
+    async for request in requests:
+        note()
+        yield request
 
 
 async def _only(requests: AsyncIterator[Any]) -> Any:

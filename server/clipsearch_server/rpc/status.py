@@ -93,12 +93,21 @@ def _details(error: errors.ClipsearchError) -> list[Message]:
                     resource_type=error.resource_type, resource_name=error.name
                 )
             ]
+        case errors.QuotaExceeded():
+            exceeded = error_details_pb2.QuotaFailure.Violation(
+                subject=f"caller:{error.caller}", description=error.message
+            )
+            return [_retry_info(error), error_details_pb2.QuotaFailure(violations=[exceeded])]
         case errors.Overloaded():
-            delay = Duration()
-            delay.FromMilliseconds(round(error.retry_after_s * 1000))
-            return [error_details_pb2.RetryInfo(retry_delay=delay)]
+            return [_retry_info(error)]
         case _:
             return []
+
+
+def _retry_info(error: errors.Overloaded) -> error_details_pb2.RetryInfo:
+    delay = Duration()
+    delay.FromMilliseconds(round(error.retry_after_s * 1000))
+    return error_details_pb2.RetryInfo(retry_delay=delay)
 
 
 def _status(code: int, message: str, *details: Message) -> status_pb2.Status:

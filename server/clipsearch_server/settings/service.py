@@ -19,6 +19,12 @@ class AdmissionSettings(Group):
     max_bulk: int = Field(
         default=16, ge=1, description="streams that add, export or import, under way at a time"
     )
+    stream_idle_s: float = Field(
+        default=300.0,
+        gt=0,
+        le=86_400,
+        description="seconds without a message in either direction after which a stream is ended",
+    )
 
 
 class AuthSettings(Group):

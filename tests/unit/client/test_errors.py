@@ -28,6 +28,7 @@ from unit.client.scripted_service import Driver, ScriptedService, make_status
         (StatusCode.FAILED_PRECONDITION, "MODEL_MISMATCH", clipsearch.ModelMismatchError),
         (StatusCode.FAILED_PRECONDITION, "SOMETHING_NEW", SearchError),
         (StatusCode.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED", clipsearch.OverloadedError),
+        (StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", clipsearch.OverloadedError),
         (StatusCode.RESOURCE_EXHAUSTED, "STORAGE_FULL", clipsearch.StorageFullError),
         (StatusCode.RESOURCE_EXHAUSTED, "", SearchError),
         (StatusCode.UNAVAILABLE, "MODEL_UNAVAILABLE", clipsearch.UnavailableError),

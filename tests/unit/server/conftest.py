@@ -199,6 +199,7 @@ async def serving(
         authenticate=let_anybody_in,
         admission=Admission(dict.fromkeys(Work, 8)),
         default_deadline_s=default_deadline_s,
+        stream_idle_s=default_deadline_s,
     )
     server = grpc.aio.server(interceptors=[interceptor])
     add_ImageSearchServiceServicer_to_server(ImageSearchServicer(catalog, options), server)

@@ -194,12 +194,32 @@ async def test_what_is_over_the_bound_is_refused_and_told_when_to_retry(
     encoder.gate.clear()
     calls = [service.QueryText(pb.QueryTextRequest(text="red")) for _ in range(8)]
     await encoder.until_waiting(8)
-    status = await status_of(service.QueryText(pb.QueryTextRequest(text="red")))
+    refused = service.QueryText(pb.QueryTextRequest(text="red"))
+    status = await status_of(refused)
     assert (status.code, reason_of(status)) == (code_pb2.RESOURCE_EXHAUSTED, "SERVER_OVERLOADED")
     retry = error_details_pb2.RetryInfo()
     assert any(detail.Unpack(retry) for detail in status.details)
+    pushback = dict(await refused.trailing_metadata())["grpc-retry-pushback-ms"]
+    assert int(pushback) == retry.retry_delay.ToMilliseconds() > 0
     encoder.gate.set()
     await asyncio.gather(*calls)
+
+
+async def test_a_stream_in_which_nothing_moves_gives_its_place_back(
+    impatient_service: Stub,
+) -> None:
+    async def one_and_no_more() -> AsyncIterator[pb.AddImagesRequest]:
+        yield item("a", png("red"))
+        await asyncio.Event().wait()
+
+    # More than there are places, one after the other.
+    for _ in range(9):
+        call = impatient_service.AddImages(one_and_no_more())
+        assert (await call.read()).item_id == "a"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "no message came or went for 0.1 s" in (caught.value.details() or "")
 
 
 async def test_a_deadline_ends_the_call_and_its_work(service: Stub, encoder: FakeEncoder) -> None:
@@ -210,7 +230,7 @@ async def test_a_deadline_ends_the_call_and_its_work(service: Stub, encoder: Fak
     await encoder.until_waiting(0)
 
 
-async def test_a_call_without_a_deadline_gets_the_servers(
+async def test_row_31_a_call_without_a_deadline_gets_the_servers(
     impatient_service: Stub, encoder: FakeEncoder
 ) -> None:
     encoder.gate.clear()

@@ -102,6 +102,19 @@ def test_an_overloaded_server_says_when_to_come_back() -> None:
     assert retry.retry_delay.ToMilliseconds() == 1500
 
 
+def test_a_quota_is_told_with_whose_it_is_and_when_there_is_more() -> None:
+    error = errors.QuotaExceeded(
+        "at most 3", quota="max_in_flight", caller="loader", retry_after_s=2.5
+    )
+    status = to_status(error)
+    assert status.code == code_pb2.RESOURCE_EXHAUSTED
+    info = detail(status, error_details_pb2.ErrorInfo)
+    assert (info.reason, dict(info.metadata)) == ("QUOTA_EXCEEDED", {"quota": "max_in_flight"})
+    assert detail(status, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() == 2500
+    (violation,) = detail(status, error_details_pb2.QuotaFailure).violations
+    assert (violation.subject, violation.description) == ("caller:loader", "at most 3")
+
+
 @pytest.mark.parametrize(
     "error",
     [ValueError("secret /etc/passwd"), errors.ModelOutputInvalid("secret /etc/passwd")],

@@ -1,0 +1,232 @@
+"""What somebody who searches feels of somebody who loads images as fast as the server takes them.
+
+    .venv/bin/python bench/fairness.py [MODEL_FOLDER ...] [--option=--flag=value ...]
+
+Without a folder: the demo model. For another size save a `CLIPModel` of random weights and export
+it, as bench/ingest.py says. A server process with 500 pictures; then, in turn and again in each
+round: queries alone, and queries while a process of its own adds 640 x 480 JPEGs over one stream.
+One caller asks one QueryText after the other (a new text each time) for --seconds, and then one
+QueryImage after the other, every 50 ms. The ratio of a round's p99 to that of its idle half is what
+counts; and the last column says what the queries cost the load: images/s alone, then beside them.
+
+With --triton, Triton runs the model (`make .triton/ready`); --target asks a server that runs
+already, whose load is left to others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from statistics import median, quantiles
+from threading import Event
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from clipsearch import AddItem, SearchClient
+from clipsearch_server.settings import DEMO_MODEL_DIR
+from clipsearch_server.testing import ServerProcess
+
+ROOT = Path(__file__).parent.parent
+PICTURES = ROOT / "demo" / "pictures"
+RESULT = ROOT / "bench" / "results" / "fairness.json"
+STORED = 500
+PAUSE_S = 0.05
+VARIETY = 64  # pictures, each under many ids: their making must not slow the load down
+
+console = Console(highlight=False)
+
+
+@dataclass
+class Round:
+    """Milliseconds of queries alone and beside the load, and images a second of the load."""
+
+    kind: str
+    idle_p50_ms: float
+    idle_p99_ms: float
+    loaded_p50_ms: float
+    loaded_p99_ms: float
+    images_per_s: float
+    alone_images_per_s: float
+
+    @property
+    def ratio(self) -> float:
+        return self.loaded_p99_ms / self.idle_p99_ms
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("models", type=Path, nargs="*", help="default: the demo model")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1, help="of the texts")
+    parser.add_argument("--option", action="append", default=[], help="of the server")
+    parser.add_argument("--quick", action="store_true", help="one short round; writes no file")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.seconds, arguments.rounds = 4.0, 1
+    results = {}
+    for folder in arguments.models or [DEMO_MODEL_DIR]:
+        name = json.loads((folder / "model_card.json").read_text())["model_id"]
+        results[name] = measure(folder, name, arguments)
+    if not arguments.quick:
+        packages = ("grpcio", "onnxruntime", "qdrant-edge-py", "numpy", "pillow")
+        result = {
+            "seed": arguments.seed,
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "versions": {package: version(package) for package in packages},
+            "options": arguments.option,
+            "seconds": arguments.seconds,
+            "rounds": {name: [asdict(it) for it in rounds] for name, rounds in results.items()},
+        }
+        RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(folder: Path, name: str, arguments: argparse.Namespace) -> list[Round]:
+    options = ["--model-dir", str(folder), "--duplicates", "allow", *arguments.option]
+    texts = random.Random(arguments.seed)
+    numbers = count()
+    rounds: list[Round] = []
+    with (
+        tempfile.TemporaryDirectory() as data_dir,
+        ServerProcess("--data-dir", data_dir, *options) as server,
+        SearchClient(server.address) as client,
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+        multiprocessing.get_context("spawn").Manager() as manager,
+    ):
+        fill(client)
+
+        def query_text() -> None:
+            client.query_text(f"a picture of {texts.randrange(2**48):x}")
+
+        def query_image() -> None:
+            client.query_image(content=picture(VARIETY + next(numbers)))
+
+        def load(seconds: float, meanwhile: Callable[[], list[float]]) -> tuple[float, list[float]]:
+            stopped = manager.Event()
+            started = manager.Event()
+            loading = pool.submit(add_images, server.address, started, stopped)
+            started.wait()
+            times_ms = meanwhile()
+            stopped.set()
+            return loading.result(), times_ms
+
+        seconds = arguments.seconds
+        for _ in range(arguments.rounds):
+            alone, _none = load(seconds, lambda: [time.sleep(seconds) or 0.0])
+            for kind, query in (("QueryText", query_text), ("QueryImage", query_image)):
+                idle_ms = ask(query, seconds)
+                rate, loaded_ms = load(seconds, lambda query=query: ask(query, seconds))
+                rounds.append(
+                    Round(
+                        kind,
+                        *(percentile(idle_ms, percent) for percent in (50, 99)),
+                        *(percentile(loaded_ms, percent) for percent in (50, 99)),
+                        images_per_s=rate,
+                        alone_images_per_s=alone,
+                    )
+                )
+    show(name, rounds)
+    return rounds
+
+
+def ask(query: Callable[[], None], seconds: float) -> list[float]:
+    """Returns the milliseconds of one query after the other."""
+    times_ms: list[float] = []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        start = time.perf_counter()
+        query()
+        times_ms.append((time.perf_counter() - start) * 1000)
+        time.sleep(PAUSE_S)
+    return times_ms
+
+
+def add_images(address: str, started: Event, stopped: Event) -> float:
+    """In a process of its own: adds images until it is stopped, and returns how many a second it
+    got in, the first second left out."""
+    contents = [picture(number) for number in range(VARIETY)]
+    seed = random.getrandbits(32)
+
+    def items() -> Sequence[AddItem]:
+        for number in count():
+            if number % 16 == 0 and stopped.is_set():
+                return
+            # Another trailing byte is another content, so that each is decoded and embedded.
+            content = contents[number % VARIETY] + f"{seed}-{number}".encode()
+            yield AddItem(item_id=str(number), content=content)
+
+    added, begun = 0, 0.0
+    first = time.monotonic()
+    with SearchClient(address) as client:
+        for result in client.add_images(items()):
+            if result.error:
+                raise result.error
+            if begun:
+                added += 1
+            elif time.monotonic() - first > 1:
+                begun = time.monotonic()
+                started.set()
+        return added / (time.monotonic() - begun)
+
+
+def fill(client: SearchClient) -> None:
+    files = sorted(PICTURES.glob("*.png"))[:STORED]
+    for result in client.add_images(
+        AddItem(item_id=file.name, content=file.read_bytes()) for file in files
+    ):
+        if result.error:
+            raise result.error
+
+
+def picture(number: int) -> bytes:
+    """A JPEG of noise over soft shapes, which compresses as photographs do."""
+    generator = np.random.default_rng(number + 2**32)
+    shapes = Image.fromarray(generator.integers(0, 256, (9, 12, 3), np.uint8))
+    soft = np.asarray(shapes.resize((640, 480), Image.Resampling.BICUBIC), np.int16)
+    noise = generator.integers(-12, 13, (480, 640, 1), np.int16)
+    stream = BytesIO()
+    Image.fromarray(np.clip(soft + noise, 0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85)
+    return stream.getvalue()
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    return quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def show(name: str, rounds: Sequence[Round]) -> None:
+    table = Table(title=f"{name} on {os.cpu_count()} cores")
+    for column in ("", "idle p50, p99 ms", "beside the load", "p99 ratio", "images/s"):
+        table.add_column(column, justify="right" if column else "left")
+    for it in rounds:
+        table.add_row(
+            it.kind,
+            f"{it.idle_p50_ms:.1f}, {it.idle_p99_ms:.1f}",
+            f"{it.loaded_p50_ms:.1f}, {it.loaded_p99_ms:.1f}",
+            f"{it.ratio:.2f}",
+            f"{it.alone_images_per_s:.0f}, {it.images_per_s:.0f}",
+        )
+    console.print(table)
+    for kind in ("QueryText", "QueryImage"):
+        ratio = median(it.ratio for it in rounds if it.kind == kind)
+        console.print(f"{kind}: p99 {ratio:.2f} times its idle value (median of the rounds)")
+
+
+if __name__ == "__main__":
+    main()
