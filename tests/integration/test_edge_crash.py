@@ -361,7 +361,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-async def test_a_full_disk_refuses_writes_and_still_reads(small_disk: Path) -> None:
+async def test_row_41_a_full_disk_refuses_writes_and_still_reads(small_disk: Path) -> None:
     async with open_index(small_disk) as index:
         await store(index, 10)
         free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
