@@ -90,7 +90,7 @@ async def test_a_killed_index_process_is_replaced_and_has_lost_nothing(tmp_path:
         assert await index.count() == 101
 
 
-async def test_a_silent_index_process_is_a_deadline_and_not_healthy(tmp_path: Path) -> None:
+async def test_row_45_a_stopped_index_process_is_a_deadline_and_not_healthy(tmp_path: Path) -> None:
     async with open_index(tmp_path, timeout_s=0.3) as index:
         (pid,) = index_pids()
         os.kill(pid, signal.SIGSTOP)
@@ -140,7 +140,7 @@ async def test_who_gives_up_takes_a_place_until_the_index_has_answered(tmp_path:
         assert await index.count() == 10
 
 
-async def test_a_server_with_many_connections_can_start_its_index(tmp_path: Path) -> None:
+async def test_row_45_a_server_with_many_connections_can_start_its_index(tmp_path: Path) -> None:
     """Its descriptor then has a number above those that select() knows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4096:
