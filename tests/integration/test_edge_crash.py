@@ -23,6 +23,7 @@ import edge_driver
 from clipsearch_server.errors import (
     DeadlineExceeded,
     IndexUnavailable,
+    OutcomeUnknown,
     Overloaded,
     StartupError,
     StorageFull,
@@ -102,6 +103,22 @@ async def test_row_45_a_stopped_index_process_is_a_deadline_and_not_healthy(tmp_
         finally:
             os.kill(pid, signal.SIGCONT)
         await until_healthy(index)
+
+
+async def test_row_40_of_a_write_that_is_not_answered_in_time_the_outcome_is_unknown(
+    tmp_path: Path,
+) -> None:
+    async with open_index(tmp_path, timeout_s=0.3) as index:
+        (pid,) = index_pids()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(OutcomeUnknown, match="repeating it by the same id is safe"):
+                await store(index, 3)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await until_healthy(index)
+        await store(index, 3)
+        assert await index.count() == 3
 
 
 async def test_signals_to_the_group_leave_the_index_process_alone(tmp_path: Path) -> None:

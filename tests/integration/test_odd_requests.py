@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -91,7 +90,18 @@ def on_the_wire(text: bytes) -> bytes:
 
 
 PIECES = st.sampled_from(
-    ["cat", " ", "\0", "שחור", "\u202e", "🐈\u200d⬛", "e\u0301", "<|endoftext|>", "x" * 80, "a!" * 40]
+    [
+        "cat",
+        " ",
+        "\0",
+        "שחור",
+        "\u202e",
+        "🐈\u200d⬛",
+        "e\u0301",
+        "<|endoftext|>",
+        "x" * 80,
+        "a!" * 40,
+    ]
 )
 TEXTS = st.one_of(
     st.text(max_size=40).map(str.encode),

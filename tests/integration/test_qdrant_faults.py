@@ -119,7 +119,9 @@ async def test_row_40_a_write_that_is_not_confirmed_is_no_success_and_safe_to_re
             qdrant.answer("Points/Upsert", q.PointsOperationResponse(result=result))
 
     fail_once()
-    with pytest.raises(DeadlineExceededError, match="repeating it by the same id is safe") as caught:
+    with pytest.raises(
+        DeadlineExceededError, match="repeating it by the same id is safe"
+    ) as caught:
         await client.add_image(content=RED)
     assert caught.value.reason == "OUTCOME_UNKNOWN"
     fail_once()

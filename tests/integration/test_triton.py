@@ -241,7 +241,9 @@ def test_a_triton_that_hangs(models: Path, tmp_path: Path) -> None:
     triton.release()
 
 
-def test_row_38_another_model_behind_the_same_name(own_models: Path, models: Path, tmp_path: Path) -> None:
+def test_row_38_another_model_behind_the_same_name(
+    own_models: Path, models: Path, tmp_path: Path
+) -> None:
     config = own_models / "clip_text" / "config.pbtxt"
     original = config.read_text()
     card = open_model_folder(models).card

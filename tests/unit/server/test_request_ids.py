@@ -131,7 +131,9 @@ def test_a_digest_is_of_everything_in_the_request() -> None:
 # Over gRPC ---------------------------------------------------------------------------------------
 
 
-async def test_row_27_a_repetition_gets_the_first_response_whatever_came_between(service: Stub) -> None:
+async def test_row_27_a_repetition_gets_the_first_response_whatever_came_between(
+    service: Stub,
+) -> None:
     first = await service.AddImage(request())
     await service.DeleteImage(pb.DeleteImageRequest(id=first.image.id))
     assert await service.AddImage(request()) == first
