@@ -21,7 +21,7 @@ PIP := -m pip --disable-pip-version-check install --quiet --constraint constrain
 PROTOC := -m grpc_tools.protoc -I proto -I proto/third_party clipsearch/v1/filter.proto clipsearch/v1/image_search.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve triton test check format proto docs export-models train-demo lock clean
+.PHONY: help demo serve triton test test-row check format proto docs export-models train-demo lock clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,9 @@ build/triton/%/model_card.json: $(DEV)/ready
 test: $(DEV)/ready $(TRITON)/ready ## Run every test
 	$(DEV)/bin/python -m pytest -m "not by_the_clock" --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 	$(DEV)/bin/python -m pytest -m by_the_clock
+
+test-row: $(DEV)/ready $(TRITON)/ready ## Run the tests of a row of docs/reliability.md [ROW=38]
+	$(DEV)/bin/python -m pytest -v -k "test_row_$(ROW)_"
 
 check: $(DEV)/ready ## Lint; check types, arrows, the contract and that what is generated is fresh
 	$(DEV)/bin/ruff check

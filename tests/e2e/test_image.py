@@ -23,12 +23,20 @@ UNWANTED = {"torch", "transformers", "onnx", "onnxruntime"}
 
 
 def run(*command: str, cwd: Path, path: Path) -> str:
-    environment = {"PATH": f"{path}:{os.defpath}", "HOME": str(cwd)}
+    environment = {"PATH": f"{path}:{os.defpath}", "HOME": str(cwd), "PIP_COMPILE": "0"}
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def make_environment(folder: Path) -> None:
+    """Makes an environment that is empty: its `pip` is this one's, which saves copying it there."""
+    run(sys.executable, "-m", "venv", "--without-pip", str(folder), cwd=ROOT, path=folder)
+    pip = folder / "bin" / "pip"
+    pip.write_text(f'#!/bin/sh\nexec {sys.executable} -m pip --python {folder}/bin/python "$@"\n')
+    pip.chmod(0o755)
 
 
 def in_dockerfile(stage: str, name: str) -> list[str]:
@@ -49,9 +57,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("image")
     source, wheels = folder / "source", folder / "wheels"
     source.mkdir()
-    for stage in ("server-wheels", "server"):
-        # Each stage is a Python of its own, where only the wheels of the stage before are.
-        run(sys.executable, "-m", "venv", str(folder / stage), cwd=folder, path=folder)
+    make_environment(folder / "server")
+    # What the first stage builds, and it installs nothing, the second has of it and nothing else.
+    for stage, path in (
+        ("server-wheels", Path(sys.executable).parent),
+        ("server", folder / "server" / "bin"),
+    ):
         for copy in in_dockerfile(stage, "COPY"):
             name, target = copy.split()
             if (ROOT / name).is_dir():
@@ -62,7 +73,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for value in in_dockerfile(stage, "RUN"):
             (command,) = re.findall(r"pip (?:(?!&&).)*", value, re.DOTALL)
             here = command.replace("/wheels", str(wheels))
-            run("bash", "-c", here, cwd=source, path=folder / stage / "bin")
+            run("bash", "-c", here, cwd=source, path=path)
     return folder / "server" / "bin"
 
 

@@ -74,7 +74,7 @@ def test_linked_duplicates_are_stored_once_each_and_stay_so(tmp_path: Path) -> N
         assert len({round(hit.score, 5) for hit in hits}) == 1
 
 
-def test_a_request_is_worked_on_once(tmp_path: Path) -> None:
+def test_row_27_a_request_that_comes_a_hundred_times_at_once_is_one_point(tmp_path: Path) -> None:
     name = str(uuid4())
 
     async def add_at_once(address: str) -> list[AddedImage]:

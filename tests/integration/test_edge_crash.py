@@ -23,6 +23,7 @@ import edge_driver
 from clipsearch_server.errors import (
     DeadlineExceeded,
     IndexUnavailable,
+    OutcomeUnknown,
     Overloaded,
     StartupError,
     StorageFull,
@@ -90,7 +91,7 @@ async def test_a_killed_index_process_is_replaced_and_has_lost_nothing(tmp_path:
         assert await index.count() == 101
 
 
-async def test_a_silent_index_process_is_a_deadline_and_not_healthy(tmp_path: Path) -> None:
+async def test_row_45_a_stopped_index_process_is_a_deadline_and_not_healthy(tmp_path: Path) -> None:
     async with open_index(tmp_path, timeout_s=0.3) as index:
         (pid,) = index_pids()
         os.kill(pid, signal.SIGSTOP)
@@ -102,6 +103,22 @@ async def test_a_silent_index_process_is_a_deadline_and_not_healthy(tmp_path: Pa
         finally:
             os.kill(pid, signal.SIGCONT)
         await until_healthy(index)
+
+
+async def test_row_40_of_a_write_that_is_not_answered_in_time_the_outcome_is_unknown(
+    tmp_path: Path,
+) -> None:
+    async with open_index(tmp_path, timeout_s=0.3) as index:
+        (pid,) = index_pids()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(OutcomeUnknown, match="repeating it by the same id is safe"):
+                await store(index, 3)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await until_healthy(index)
+        await store(index, 3)
+        assert await index.count() == 3
 
 
 async def test_signals_to_the_group_leave_the_index_process_alone(tmp_path: Path) -> None:
@@ -140,7 +157,7 @@ async def test_who_gives_up_takes_a_place_until_the_index_has_answered(tmp_path:
         assert await index.count() == 10
 
 
-async def test_a_server_with_many_connections_can_start_its_index(tmp_path: Path) -> None:
+async def test_row_45_a_server_with_many_connections_can_start_its_index(tmp_path: Path) -> None:
     """Its descriptor then has a number above those that select() knows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4096:
@@ -361,7 +378,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
-async def test_a_full_disk_refuses_writes_and_still_reads(small_disk: Path) -> None:
+async def test_row_41_a_full_disk_refuses_writes_and_still_reads(small_disk: Path) -> None:
     async with open_index(small_disk) as index:
         await store(index, 10)
         free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize

@@ -41,7 +41,7 @@ async def test_the_server_starts_without_qdrant_and_serves_when_it_comes() -> No
     assert "Traceback" not in process.log
 
 
-async def test_another_models_collection_ends_the_start() -> None:
+async def test_row_38_another_models_collection_ends_the_start() -> None:
     qdrant = FakeQdrant()
     await qdrant.start()
     try:

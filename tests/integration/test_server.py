@@ -29,6 +29,7 @@ from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
 from clipsearch_server.errors import StartupError
 from clipsearch_server.settings import DEMO_MODEL_DIR
 from clipsearch_server.testing import ServerProcess
+from tiny_model import FINGERPRINT, write_tiny_model
 
 PICTURES = Path(__file__).parents[2] / "demo" / "pictures"
 SERVICE = "clipsearch.v1.ImageSearchService"
@@ -190,15 +191,17 @@ def test_a_call_under_way_is_finished_before_the_server_stops(tmp_path: Path) ->
 
 def startup_error(*options: str) -> str:
     """The one line with which a server that cannot start ends."""
-    with pytest.raises(StartupError) as caught, ServerProcess(*options):
+    server = ServerProcess(*options)
+    with pytest.raises(StartupError) as caught, server:
         pass
+    assert server.process.returncode == 1
     said = caught.value.message.splitlines()
     assert "Traceback" not in caught.value.message
     (line,) = (line for line in said if line.startswith("clipsearch-server: "))
     return line
 
 
-def test_a_second_server_on_one_folder_is_told_so(tmp_path: Path) -> None:
+def test_row_42_a_second_server_on_one_folder_is_told_so(tmp_path: Path) -> None:
     with ServerProcess("--data-dir", str(tmp_path)) as server:
         line = startup_error("--data-dir", str(tmp_path))
         assert str(tmp_path) in line
@@ -227,15 +230,42 @@ def test_a_damaged_model_is_refused(tmp_path: Path) -> None:
     assert str(file) in line
 
 
-def test_a_folder_filled_by_another_model_is_refused(tmp_path: Path) -> None:
-    with ServerProcess("--data-dir", str(tmp_path / "data")):
+def test_row_38_a_swapped_model_ends_the_start(tmp_path: Path) -> None:
+    own, data = write_tiny_model(tmp_path / "model"), str(tmp_path / "data")
+    with (
+        ServerProcess("--data-dir", data, "--model-dir", str(own)) as server,
+        SearchClient(server.address) as client,
+    ):
+        added = client.add_image(content=pictures(1)[0].read_bytes())
+    line = startup_error("--data-dir", data)  # with the demo model
+    assert FINGERPRINT in line
+    assert "extra_model_dirs" in line
+    with (
+        ServerProcess("--data-dir", data, "--model-dir", str(own)) as server,
+        SearchClient(server.address) as client,
+    ):
+        assert client.get_image(added.image.id) == added.image
+
+
+def test_row_42_a_damaged_folder_ends_the_start_and_is_left_alone(
+    tmp_path: Path,
+) -> None:
+    options = (
+        *("--data-dir", str(tmp_path / "data")),
+        *("--model-dir", str(write_tiny_model(tmp_path / "model"))),
+    )
+    with ServerProcess(*options):
         pass
-    collection = next((tmp_path / "data").rglob("collection.json"))
-    facts = json.loads(collection.read_text())
-    facts["fingerprint"] = "f" * 64
-    collection.write_text(json.dumps(facts))
-    line = startup_error("--data-dir", str(tmp_path / "data"))
-    assert "f" * 12 in line
+    file = next((tmp_path / "data").rglob("edge_config.json"))
+    whole = file.read_text()
+    file.write_text(whole[: len(whole) // 2])
+    line = startup_error(*options)
+    assert str(file) in line
+    assert "put back a copy" in line
+    assert file.read_text() == whole[: len(whole) // 2]
+    file.write_text(whole)
+    with ServerProcess(*options):
+        pass
 
 
 def test_random_bytes_do_not_stop_the_server(server: ServerProcess, client: SearchClient) -> None:

@@ -241,7 +241,9 @@ def test_a_triton_that_hangs(models: Path, tmp_path: Path) -> None:
     triton.release()
 
 
-def test_another_model_behind_the_same_name(own_models: Path, models: Path, tmp_path: Path) -> None:
+def test_row_38_another_model_behind_the_same_name(
+    own_models: Path, models: Path, tmp_path: Path
+) -> None:
     config = own_models / "clip_text" / "config.pbtxt"
     original = config.read_text()
     card = open_model_folder(models).card
@@ -291,7 +293,7 @@ def spoil(models: Path, *, first: str = "pass", value: str = "nan") -> None:
     (models / "clip_vision" / "1" / "model.py").write_text(code)
 
 
-def test_an_embedding_of_nan_is_never_stored(own_models: Path, tmp_path: Path) -> None:
+def test_row_37_an_embedding_of_nan_is_never_stored(own_models: Path, tmp_path: Path) -> None:
     spoil(own_models)
     with (
         TritonProcess(HOME, own_models) as triton,

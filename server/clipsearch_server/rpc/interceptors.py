@@ -182,12 +182,18 @@ async def _noting(requests: AsyncIterator[Any], note: Callable[[], None]) -> Asy
 
 
 async def _only(requests: AsyncIterator[Any]) -> Any:
-    """Reads the one message of a call that brings one. Raises InvalidRequest if it is none."""
+    """Reads the one message of a call that brings one. Raises InvalidRequest if it is none.
+
+    One that is too large does not come either; of that gRPC itself has told the client, and this is
+    for the log alone.
+    """
     async for request in requests:
         if isinstance(request, InvalidRequest):
             raise request
         return request
-    raise InvalidRequest("request", "is missing")
+    raise InvalidRequest(
+        "request", "is missing, or larger than this server takes", reason="REQUEST_MISSING"
+    )
 
 
 def _or_error(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:

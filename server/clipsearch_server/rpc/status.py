@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 
@@ -35,6 +36,9 @@ CODES: dict[type[errors.ClipsearchError], int] = {
     errors.ModelOutputInvalid: code_pb2.INTERNAL,
 }
 
+# What a process runs out of when too much is asked of it at a time.
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
 # A caller learns that it was our fault and what to quote, and nothing of what went wrong inside.
 _INTERNAL_MESSAGE = "the server failed; its log has the details under this error's id"
 
@@ -47,6 +51,11 @@ def to_status(error: Exception) -> status_pb2.Status:
     """
     if isinstance(error, TimeoutError):
         error = errors.DeadlineExceeded("the call took longer than it may; try a smaller one")
+    elif isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno in _EXHAUSTED
+    ):
+        logger.error("out of memory or of file descriptors: %r", error)
+        error = errors.Overloaded("the server has too much to do at a time; try again in a moment")
     code = _code(error)
     if not isinstance(error, errors.ClipsearchError) or code == code_pb2.INTERNAL:
         error_id = secrets.token_hex(8)

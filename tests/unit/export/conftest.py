@@ -1,12 +1,15 @@
 """Small CLIP checkpoints with random weights, as Hugging Face folders, and exports of them.
 
-An export takes seconds, so each is made once, and only if a test asks for it.
+An export takes seconds, so each is made once for all processes of pytest-xdist, and only if a test
+asks for it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +26,36 @@ def write_checkpoint() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def openai_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As OpenAI's are: quick_gelu, and an eos_token_id of 2 that means the highest id."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "tiny-openai"
-    _write_checkpoint(folder, legacy_eos=True, hidden_act="quick_gelu")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that the processes of pytest-xdist share; nobody changes what is in it."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "models"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def _once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Has the folder made unless it is there; another process that makes it is waited for."""
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            make(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def laion_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def openai_checkpoint(shared: Path) -> Path:
+    """As OpenAI's are: quick_gelu, and an eos_token_id of 2 that means the highest id."""
+    write = partial(_write_checkpoint, legacy_eos=True, hidden_act="quick_gelu")
+    return _once(shared / "tiny-openai", write)
+
+
+@pytest.fixture(scope="session")
+def laion_checkpoint(shared: Path) -> Path:
     """As LAION's are: gelu, eos_token_id is the end token, pad_token_id is not. Sizes of its own,
     and a resize beyond the crop."""
-    folder = tmp_path_factory.mktemp("checkpoints") / "tiny-laion"
-    _write_checkpoint(
-        folder,
+    write = partial(
+        _write_checkpoint,
         text={"pad_token_id": 1, "max_position_embeddings": 12, "hidden_size": 48},
         vision={"image_size": 24, "patch_size": 6, "num_attention_heads": 4},
         projection_dim=40,
@@ -47,26 +66,25 @@ def laion_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "resample": 2,
         },
     )
-    return folder
+    return _once(shared / "tiny-laion", write)
 
 
 @pytest.fixture(scope="session")
-def openai_export(openai_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def openai_export(openai_checkpoint: Path, shared: Path) -> Path:
     """`openai_checkpoint` in fp32, by the command."""
-    return _export(openai_checkpoint, tmp_path_factory.mktemp("exports") / "openai")
+    return _once(shared / "openai", partial(_export, openai_checkpoint))
 
 
 @pytest.fixture(scope="session")
-def laion_export(laion_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def laion_export(laion_checkpoint: Path, shared: Path) -> Path:
     """`laion_checkpoint` in fp32 with half weights, by the command."""
-    return _export(laion_checkpoint, tmp_path_factory.mktemp("exports") / "laion", "--half-weights")
+    return _once(shared / "laion", partial(_export, laion_checkpoint, options=("--half-weights",)))
 
 
-def _export(checkpoint: Path, out: Path, *options: str) -> Path:
+def _export(checkpoint: Path, out: Path, options: Sequence[str] = ()) -> None:
     from clipsearch_export.__main__ import main
 
     assert main([str(checkpoint), "--out", str(out), *options]) == 0
-    return out
 
 
 def _write_checkpoint(

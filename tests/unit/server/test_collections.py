@@ -255,7 +255,7 @@ async def test_a_deletion_that_is_given_up_leaves_the_collection(
             await asyncio.sleep(0)
 
 
-async def test_a_collection_without_its_model_can_be_read_and_cleared(
+async def test_row_38_a_collection_without_its_model_can_only_be_read_and_cleared(
     service: Stub, store: FakeStore, index: FakeIndex
 ) -> None:
     added = (await add(service, "red")).image
@@ -442,7 +442,7 @@ async def test_images_are_deleted_only_if_it_is_confirmed(service: Stub) -> None
     assert (await refusal(service.DeleteCollection(delete)))[1] == "COLLECTION_IN_USE"
 
 
-async def test_the_default_index_is_healthy_if_its_model_is_loaded(
+async def test_row_38_the_default_index_is_healthy_only_if_its_model_is_loaded(
     catalog: Catalog, store: FakeStore, shades: FakeEncoder
 ) -> None:
     await catalog.check_index()

@@ -93,7 +93,7 @@ async def test_a_read_that_hangs_is_too_late(
 
 
 @writing
-async def test_of_a_write_that_hangs_the_outcome_is_unknown(
+async def test_row_40_of_a_write_that_hangs_the_outcome_is_unknown(
     index: QdrantIndex, qdrant: FakeQdrant, call: Call, method: str
 ) -> None:
     async with an_impatient_index(qdrant) as impatient:
@@ -104,7 +104,7 @@ async def test_of_a_write_that_hangs_the_outcome_is_unknown(
 
 @writing
 @pytest.mark.parametrize("status", ["Acknowledged", "WaitTimeout", "ClockRejected"])
-async def test_what_is_not_applied_is_not_stored(
+async def test_row_40_what_is_not_applied_is_not_stored(
     index: QdrantIndex, qdrant: FakeQdrant, call: Call, method: str, status: str
 ) -> None:
     result = q.UpdateResult(status=q.UpdateStatus.Value(status))

@@ -289,7 +289,7 @@ async def test_a_wrong_collection_found_late_is_told_until_it_is_gone(
             await until(changes, HealthCheckResponse.SERVING)
 
 
-async def test_a_qdrant_that_is_killed_is_found_again(
+async def test_row_39_a_qdrant_that_is_killed_is_found_again(
     store: QdrantStore, qdrant: FakeQdrant
 ) -> None:
     async with watching(store) as changes:
@@ -318,7 +318,7 @@ async def test_a_collection_that_is_deleted_is_missed_and_not_made_anew(
     assert qdrant.aliases == {"images": "images-1"}
 
 
-async def test_a_collection_that_is_swapped_is_refused_until_it_is_back(
+async def test_row_38_a_collection_that_is_swapped_is_refused_until_it_is_back(
     index: QdrantIndex, qdrant: FakeQdrant
 ) -> None:
     ours = q.CollectionInfo()

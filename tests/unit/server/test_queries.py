@@ -334,7 +334,7 @@ async def test_pages_of_any_sizes_are_one_ranking(
         assert await pages(service, request, limits) == list(whole.hits)
 
 
-async def test_a_page_token_is_of_its_query_alone(service: Stub) -> None:
+async def test_row_26_a_page_token_is_of_its_query_alone(service: Stub) -> None:
     term_ = pb.QueryTerm(text="red")
     request = pb.QueryRequest(terms=[term_], limit=1)
     token = (await service.Query(request)).next_page_token

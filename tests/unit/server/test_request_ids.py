@@ -57,7 +57,7 @@ async def test_a_hundred_at_once_are_one() -> None:
     assert work.calls == 1
 
 
-async def test_another_request_of_the_same_id_is_refused_during_and_after() -> None:
+async def test_row_27_another_request_of_the_same_id_is_refused_during_and_after() -> None:
     ids, work = RequestIds(), Work()
     work.gate.clear()
     first = asyncio.create_task(ids.once(ID, DIGEST, work))
@@ -131,7 +131,9 @@ def test_a_digest_is_of_everything_in_the_request() -> None:
 # Over gRPC ---------------------------------------------------------------------------------------
 
 
-async def test_a_repetition_gets_the_first_response_whatever_came_between(service: Stub) -> None:
+async def test_row_27_a_repetition_gets_the_first_response_whatever_came_between(
+    service: Stub,
+) -> None:
     first = await service.AddImage(request())
     await service.DeleteImage(pb.DeleteImageRequest(id=first.image.id))
     assert await service.AddImage(request()) == first

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable
 from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
 
 import grpc
 import pytest
@@ -16,7 +17,7 @@ from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
 from clipsearch_server.errors import EncoderUnavailable
-from fakes import FakeEncoder, FakeFetcher
+from fakes import FakeEncoder, FakeFetcher, FakeIndex
 from samples import png
 
 URL = "https://example.com/red.png"
@@ -150,6 +151,35 @@ async def test_bad_input_is_told_by_name(
     assert listed.total_size == 0
 
 
+@pytest.mark.parametrize(("limit", "found"), [(0, 2), (1, 1), (2**31 - 1, 3)])
+async def test_row_26_a_limit_has_a_default_and_a_bound(
+    service: Stub, limit: int, found: int
+) -> None:
+    for colour in ("red", "green", "blue"):
+        await service.AddImage(pb.AddImageRequest(content=png(colour)))
+    answer = await service.QueryText(pb.QueryTextRequest(text="red", limit=limit))
+    assert len(answer.hits) == found
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pb.QueryTextRequest(text="a", limit=-1),
+        pb.QueryTextRequest(text="a", limit=-(2**31)),
+        pb.QueryTextsRequest(texts=["a"], limit=-1),
+        pb.QueryImageRequest(content=png("red"), limit=-1),
+        pb.QueryRequest(terms=[pb.QueryTerm(text="a")], limit=-1),
+        pb.ListImagesRequest(page_size=-1),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+async def test_row_26_a_negative_limit_is_refused(service: Stub, request_: Message) -> None:
+    method = type(request_).__name__.removesuffix("Request")
+    status = await status_of(getattr(service, method)(request_))
+    assert (status.code, reason_of(status)) == (code_pb2.INVALID_ARGUMENT, "INVALID_FIELD")
+    assert status.message.partition(":")[0] in {"limit", "page_size"}
+
+
 async def test_a_poison_item_fails_alone(service: Stub) -> None:
     items = [item(str(n), png(f"#{n:02x}0000")) for n in range(9)]
     items.insert(4, item("poison", b"no image"))
@@ -167,15 +197,33 @@ async def test_an_empty_stream_is_answered_with_none(service: Stub) -> None:
     assert await bulk(service) == {}
 
 
-async def test_an_unexpected_error_tells_only_its_id(
-    service: Stub, encoder: FakeEncoder, caplog: pytest.LogCaptureFixture
+async def test_row_33_an_unexpected_error_tells_only_its_id(
+    service: Stub, encoder: FakeEncoder, index: FakeIndex, caplog: pytest.LogCaptureFixture
 ) -> None:
-    encoder.fail_with = RuntimeError("secret")
-    with caplog.at_level(logging.ERROR):
-        status = await status_of(service.QueryText(pb.QueryTextRequest(text="red")))
-    assert status.code == code_pb2.INTERNAL
-    assert b"secret" not in status.SerializeToString()
-    assert "secret" in caplog.text
+    """In a call, in an item of a stream, and in a stream of answers."""
+    encoder.fail_with = RuntimeError("secret of the encoder")
+    statuses = [
+        await status_of(service.QueryText(pb.QueryTextRequest(text="red"))),
+        (await bulk(service, item("a", png("red"))))["a"].error,
+    ]
+    index.fail_with = KeyError("secret of the index")
+    statuses.append(await status_of(service.GetImage(pb.GetImageRequest(id=str(UUID(int=1))))))
+    statuses.append(await status_of(service.ExportImages(pb.ExportImagesRequest()).read()))
+    ids = []
+    for status in statuses:
+        assert status.code == code_pb2.INTERNAL
+        assert reason_of(status) == "INTERNAL"
+        info = error_details_pb2.ErrorInfo()
+        status.details[0].Unpack(info)
+        ids.append(info.metadata["error_id"])
+        assert b"secret" not in status.SerializeToString()
+    assert len({status.message for status in statuses}) == 1
+    assert len(set(ids)) == 4
+    told = {record.getMessage(): record for record in caplog.records if record.exc_info}
+    for error_id in ids:
+        (logged,) = (record for message, record in told.items() if error_id in message)
+        assert logged.exc_info is not None
+        assert "secret" in str(logged.exc_info[1])
 
 
 async def test_a_dead_encoder_is_unavailable_and_back_again(

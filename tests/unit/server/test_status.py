@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from typing import TypeVar
@@ -117,9 +118,21 @@ def test_a_quota_is_told_with_whose_it_is_and_when_there_is_more() -> None:
 
 @pytest.mark.parametrize(
     "error",
+    [OSError(errno.EMFILE, "many", "/secret"), OSError(errno.ENOMEM, "secret"), MemoryError()],
+)
+def test_row_45_what_a_process_has_run_out_of_is_an_overload(error: Exception) -> None:
+    status = to_status(error)
+    assert status.code == code_pb2.RESOURCE_EXHAUSTED
+    assert detail(status, error_details_pb2.ErrorInfo).reason == "SERVER_OVERLOADED"
+    assert detail(status, error_details_pb2.RetryInfo).HasField("retry_delay")
+    assert b"secret" not in status.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "error",
     [ValueError("secret /etc/passwd"), errors.ModelOutputInvalid("secret /etc/passwd")],
 )
-def test_our_own_failure_tells_an_id_and_nothing_else(
+def test_row_33_our_own_failure_tells_an_id_and_nothing_else(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR):

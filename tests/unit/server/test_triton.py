@@ -123,7 +123,7 @@ async def test_each_failure_becomes_what_it_means(
     ],
     ids=["nan", "infinite", "zero", "not normalised", "rows", "dimension", "axes"],
 )
-async def test_what_is_no_embedding_is_refused(rows: Any) -> None:
+async def test_row_37_what_is_no_embedding_is_refused(rows: Any) -> None:
     triton = ScriptedTriton()
 
     async def give(request: Any, context: Any) -> Any:
@@ -135,7 +135,7 @@ async def test_what_is_no_embedding_is_refused(rows: Any) -> None:
             await encoder.encode_image(images(1))
 
 
-async def test_broken_tensors_are_refused() -> None:
+async def test_row_37_broken_tensors_are_refused() -> None:
     triton = ScriptedTriton()
 
     async def other_type(request: Any, context: Any) -> Any:

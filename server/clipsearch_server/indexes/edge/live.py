@@ -10,7 +10,13 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from clipsearch_server.errors import ClipsearchError, IndexUnavailable, StorageFull
+from clipsearch_server.errors import (
+    ClipsearchError,
+    DeadlineExceeded,
+    IndexUnavailable,
+    OutcomeUnknown,
+    StorageFull,
+)
 from clipsearch_server.indexes.edge.changes import Changes
 from clipsearch_server.indexes.edge.client import EdgeProcess
 from clipsearch_server.indexes.edge.folder import CollectionFolder
@@ -109,9 +115,17 @@ class LiveShard:
         return await self._process.call(request, self._timeout_s)
 
     async def write(self, ids: Sequence[UUID], request: Ordered) -> None:
-        """Carries out a request that writes these ids. Raises what EdgeProcess.call raises."""
+        """Carries out a request that writes these ids. Raises what EdgeProcess.call raises, but for
+        one that is not answered in time OutcomeUnknown: it is carried out once the process gets to
+        it."""
         await self._changes.admit(ids)
-        await self._process.call(request, self._timeout_s)
+        try:
+            await self._process.call(request, self._timeout_s)
+        except DeadlineExceeded as error:
+            raise OutcomeUnknown(
+                f"{error.message}, so the write may be made or not; repeating it by the same id is "
+                "safe"
+            ) from error
 
     def note_added(self, count: int) -> None:
         """Tells that points were upserted; has the graph built if enough are new."""

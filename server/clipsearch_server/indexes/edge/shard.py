@@ -88,7 +88,9 @@ class Shard:
         try:
             shard = edge.EdgeShard.load(str(path))
         except Exception as error:  # the only type that qdrant_edge raises
-            raise StartupError(f"{path}: cannot be opened: {error}") from error
+            raise StartupError(
+                f"{path}: cannot be opened: {error}; mend that, or put back a copy of {folder}"
+            ) from error
         return cls(folder, shard, floor)
 
     def close(self) -> None:
