@@ -35,26 +35,43 @@ _DIRECTIVE = re.compile(r"(?:(\w+)=)?(%[-#0 +\d.]*([a-zA-Z%]))")
 _NEEDS_QUOTES = re.compile(r'[\s"=]|^$')
 
 
-def set_up(level: str, log_format: LogFormat) -> None:
+def set_up(level: str, log_format: LogFormat, *, worker: int | None = None) -> None:
     """Sends what every logger says to standard error, and uncaught exceptions and warnings too.
 
+    ``worker`` is the number of this process, if it is one of several, and stands in each line.
     What gRPC's core writes there by itself is out of reach.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.setFormatter((JsonFormatter if log_format == "json" else TextFormatter)(worker))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
 
 
-class TextFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    """Knows which process it is that logs, and what for."""
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def _ids(self) -> Iterator[tuple[str, str | int]]:
+        if self._worker is not None:
+            yield "worker", self._worker
+        if call := request_id.get():
+            yield "request_id", call
+        if trace := tracing.trace_id():
+            yield "trace_id", trace
+
+
+class TextFormatter(_Formatter):
     """``time LEVEL logger message request_id=...``, and a traceback in indented lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         message, _ = _read(record)
         parts = [self.formatTime(record), record.levelname, record.name, message]
-        parts += (f"{name}={value}" for name, value in _call_ids())
+        parts += (f"{name}={value}" for name, value in self._ids())
         lines = [" ".join(parts)]
         if record.exc_info:
             lines += (
@@ -64,9 +81,9 @@ class TextFormatter(logging.Formatter):
         return "\n".join(lines)
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(_Formatter):
     """An object a line, in ASCII: ``time``, ``level``, ``logger``, ``message``; and, where there is
-    any, ``fields``, ``request_id``, ``trace_id`` and ``exception``."""
+    any, ``fields``, ``worker``, ``request_id``, ``trace_id`` and ``exception``."""
 
     def format(self, record: logging.LogRecord) -> str:
         message, fields = _read(record)
@@ -79,17 +96,10 @@ class JsonFormatter(logging.Formatter):
         }
         if fields:
             line["fields"] = fields
-        line |= _call_ids()
+        line |= self._ids()
         if record.exc_info:
             line["exception"] = _traceback(self, record)
         return json.dumps(line)
-
-
-def _call_ids() -> Iterator[tuple[str, str]]:
-    if call := request_id.get():
-        yield "request_id", call
-    if trace := tracing.trace_id():
-        yield "trace_id", trace
 
 
 def _read(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
