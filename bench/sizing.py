@@ -16,7 +16,7 @@ import os
 import tempfile
 from itertools import count
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 import psutil
 from dump_load import random_images
@@ -27,6 +27,7 @@ from clipsearch import AsyncSearchClient, SearchClient
 from clipsearch_server.testing import ServerProcess
 
 CALLERS = (1, 32)
+GRAPH_FROM = 20_000  # images: index.optimize_after_points
 TEXTS = count()
 
 console = Console(highlight=False)
@@ -44,10 +45,12 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         for images in (0, arguments.images):
-            # Started anew: what importing took is given back, and the search graph is built.
+            # Started anew, so that what importing took is given back.
             with ServerProcess("--data-dir", folder, *options) as server:
                 if images:
                     fill(server.address, images)
+                while images > GRAPH_FROM and ": optimized" not in server.log:
+                    sleep(1)
             with ServerProcess("--data-dir", folder, *options) as server:
                 rates = [
                     asyncio.run(queries_a_second(server.address, callers, arguments.seconds))

@@ -112,6 +112,6 @@ def main() -> None:
             raise
         sys.exit(
             "clipsearch: the command needs what the library does not; "
-            "install it with: pip install 'clipsearch[cli]'"
+            "in a checkout of clipsearch: pip install './client[cli]'"
         )
     app()

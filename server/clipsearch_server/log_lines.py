@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import TracebackType
 from typing import Literal, TypeAlias
 
@@ -31,10 +32,6 @@ _MAX_TRACEBACK_CHARS = 16_384
 
 # A %-directive, with the name of the field that it is the value of, if it has one.
 _DIRECTIVE = re.compile(r"(?:(\w+)=)?(%[-#0 +\d.]*([a-zA-Z%]))")
-# Control characters, line and paragraph ends, and what changes the direction of writing.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
 _NEEDS_QUOTES = re.compile(r'[\s"=]|^$')
 
 
@@ -109,33 +106,48 @@ def _read(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
     """Returns a record's message, safe to write, and the values in it that have names."""
     if not isinstance(record.args, tuple) or not record.args:
         return _escaped(record.getMessage(), _MAX_MESSAGE_CHARS), {}
-    values = iter(record.args)
+    template, names = _parse(str(record.msg))
     fields: dict[str, object] = {}
+    written: list[str] = []
+    for (name, form), value in zip(names, record.args, strict=True):
+        text = _escaped(form % (value,), _MAX_VALUE_CHARS)
+        if name:
+            fields[name] = value if isinstance(value, bool | int | float) else text
+            text = json.dumps(text) if _NEEDS_QUOTES.search(text) else text
+        written.append(text)
+    return _escaped(template % tuple(written), _MAX_MESSAGE_CHARS), fields
 
-    def written(directive: re.Match[str]) -> str:
+
+@lru_cache(1024)  # a message is a constant of the code
+def _parse(message: str) -> tuple[str, list[tuple[str, str]]]:
+    """Returns a message with %s for each value, and of each value its name, "" if it has none, and
+    how it is written."""
+    values: list[tuple[str, str]] = []
+
+    def note(directive: re.Match[str]) -> str:
         name, form, conversion = directive.groups()
         if conversion == "%":
-            return directive[0] % ()
-        value = next(values)
-        text = _escaped(form % (value,), _MAX_VALUE_CHARS)
-        if name is None:
-            return text
-        fields[name] = value if isinstance(value, bool | int | float) else text
-        return f"{name}={json.dumps(text) if _NEEDS_QUOTES.search(text) else text}"
+            return directive[0]
+        values.append((name or "", form))
+        return f"{name}=%s" if name else "%s"
 
-    message = _DIRECTIVE.sub(written, str(record.msg))
-    return _escaped(message, _MAX_MESSAGE_CHARS), fields
+    return _DIRECTIVE.sub(note, message), values
 
 
 def _escaped(text: str, max_chars: int) -> str:
-    r"""Writes what is no part of a line as \x0a or \u2028, and cuts what is too long."""
+    r"""Writes what is no visible character as \x0a or \u2028: control characters, line ends, what
+    changes the direction of writing, halves of surrogate pairs. Cuts what is too long."""
     if len(text) > max_chars:
         text = f"{text[:max_chars]}... ({len(text):,} characters)"
-    return _UNSAFE.sub(lambda found: _escape(ord(found[0])), text)
+    if text.isprintable():
+        return text
+    return "".join(it if it.isprintable() else _escape(ord(it)) for it in text)
 
 
 def _escape(code: int) -> str:
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -80,6 +80,9 @@ DECODE_WORKER_RESTARTS = Counter(
     "Decoding processes that were lost or ended, by why",
     ("reason",),
 )
+INDEX_PROCESS_RESTARTS = Counter(
+    "clipsearch_index_process_restarts_total", "Deaths of a process of the embedded index"
+)
 
 # The state of things.
 COLLECTION_IMAGES = "clipsearch_collection_images"  # counted when asked for: `metrics_endpoint`

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from time import perf_counter
 
 from clipsearch_server import tracing
@@ -19,7 +20,10 @@ def stage(name: str) -> Iterator[None]:
         with tracing.span(name):
             yield
     finally:
-        STAGE_SECONDS.labels(name).observe(perf_counter() - start)
+        _seconds_of(name).observe(perf_counter() - start)
+
+
+_seconds_of = cache(STAGE_SECONDS.labels)  # stages are few, and looking one up costs more
 
 
 @dataclass(slots=True)

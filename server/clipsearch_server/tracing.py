@@ -130,7 +130,7 @@ def span(name: str, *, of: Sequence[Parent] | None = None) -> Iterator[None]:
     context: Context | None = None
     links = []
     if of is not None:
-        first, *others = dict.fromkeys(it for it in of if it is not None)
+        first, *others = {it.span_id: it for it in of if it is not None}.values()
         trace = _tracing.trace
         context = trace.set_span_in_context(trace.NonRecordingSpan(first))
         links = [trace.Link(other) for other in others]

@@ -43,7 +43,7 @@ def test_the_command_says_what_it_needs(python: Path) -> None:
     command = python.parent / "clipsearch"
     done = subprocess.run([str(command)], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "pip install 'clipsearch[cli]'" in done.stderr
+    assert "pip install './client[cli]'" in done.stderr
 
 
 @pytest.mark.timeout(300)

@@ -25,7 +25,7 @@ from clipsearch_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 VERSION = tomllib.loads((ROOT / "server" / "pyproject.toml").read_text())["project"]["version"]
-PROFILES = ("gpu", "cpu", "export")
+PROFILES = ("gpu", "cpu", "export", "observability")
 GIB = 2**30
 
 
@@ -39,7 +39,7 @@ class Compose:
         assert spec is not None
         assert spec.origin is not None
         self._command = [str(Path(spec.origin).with_name("docker-compose"))]
-        self._folder = folder
+        self.folder = folder
         shutil.copy(ROOT / "docker-compose.yml", folder)
         shutil.copy(ROOT / ".env.example", folder / ".env")
         try:
@@ -50,8 +50,8 @@ class Compose:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*self._command, *arguments],
-            cwd=self._folder,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(self._folder)},
+            cwd=self.folder,
+            env={"PATH": "/usr/bin:/bin", "HOME": str(self.folder)},
             capture_output=True,
             text=True,
             check=False,
@@ -135,19 +135,19 @@ def test_no_image_moves_by_itself(compose: Compose) -> None:
             assert service["build"]["target"] == name
 
 
-def test_only_the_server_is_published_and_on_loopback_alone(compose: Compose) -> None:
+def test_only_the_server_and_grafana_are_published_and_on_loopback_alone(compose: Compose) -> None:
     published = [
         (name, port["host_ip"], port["target"])
         for name, service in compose.services().items()
         for port in service.get("ports", ())
     ]
-    assert published == [("server", "127.0.0.1", 50051)]
+    assert sorted(published) == [("grafana", "127.0.0.1", 3000), ("server", "127.0.0.1", 50051)]
 
 
 def test_the_neighbours_reach_nobody_outside(compose: Compose) -> None:
     assert compose.config()["networks"]["neighbours"]["internal"] is True
     services = compose.services()
-    for name in ("qdrant", "triton", "triton-cpu"):
+    for name in ("qdrant", "triton", "triton-cpu", "prometheus"):
         assert services[name]["networks"].keys() == {"neighbours"}
     # The server fetches the images that callers name.
     assert services["server"]["networks"].keys() == {"neighbours", "outside"}
@@ -186,6 +186,20 @@ def test_neighbours_are_where_the_server_looks(compose: Compose) -> None:
     assert settings.qdrant.url == "http://qdrant:6334"
     key = services["qdrant"]["environment"]["QDRANT__SERVICE__API_KEY"]
     assert settings.qdrant.api_key.get_secret_value() == key != ""
+
+
+def test_what_watches_finds_its_files_and_the_server(compose: Compose) -> None:
+    services = compose.services()
+    for name in ("prometheus", "grafana"):
+        for mount in services[name]["volumes"]:
+            if mount["type"] == "bind":
+                assert mount["read_only"]
+                found = ROOT / Path(mount["source"]).relative_to(compose.folder)
+                assert found.exists(), found
+    port = server_settings(compose).metrics.address.rpartition(":")[2]
+    scraped = (ROOT / "deploy" / "observability" / "prometheus.yml").read_text()
+    assert f'targets: ["server:{port}"]' in scraped
+    assert "prometheus" not in compose.config("gpu")["services"]
 
 
 def test_the_example_names_every_variable_with_its_default(compose: Compose) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from clipsearch import AddItem, AddOutcome, AddResult, Metadata
+from clipsearch import AddItem, AddOutcome, AddResult, Metadata, UnavailableError
 from clipsearch.cli.options import CollectionOption, HeaderOption, JsonOption, parse_headers
 from clipsearch.cli.output import new_table, show_json, stderr, stdout, visible
 from clipsearch.cli.progress import new_progress
@@ -69,7 +69,7 @@ def add(
         finally:  # whatever was added before a failure or Ctrl-C is there
             report.show_summary(skipped=sought.skipped)
     if report.refused:
-        raise typer.Exit(ExitCode.INCOMPLETE)
+        raise typer.Exit(report.exit_code)
 
 
 class _Report:
@@ -77,6 +77,7 @@ class _Report:
 
     def __init__(self, *, as_json: bool, on_each: Callable[[], None]) -> None:
         self.refused: list[tuple[str, str]] = []
+        self.exit_code = ExitCode.INCOMPLETE
         self._as_json = as_json
         self._on_each = on_each
         self._counts: Counter[str] = Counter({AddOutcome.ADDED: 0})
@@ -87,6 +88,8 @@ class _Report:
             self._tell(source, result.added.outcome, image=result.added.image)
         elif result.error is not None:
             error = result.error
+            if isinstance(error, UnavailableError):  # a part of the server; not the image's fault
+                self.exit_code = ExitCode.UNREACHABLE
             self.refuse(source, str(error), code=error.code.name, reason=error.reason)
 
     def refuse(self, source: Source, message: str, **error: str) -> None:

@@ -83,6 +83,8 @@ class WorkerPool:
         self._server: ForkServer | None = None
         self._starting = asyncio.Lock()
         self._quarantine = Quarantine()
+        for reason in ("lost", "killed", "memory", "cpu", "crashed", "hung", "caller_gone"):
+            DECODE_WORKER_RESTARTS.labels(reason)  # seen before the first, which is an increase
 
     async def __aenter__(self) -> Self:
         """Raises StartupError if no worker can be started."""

@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from functools import cache
 from time import perf_counter
 from typing import Any, TypeAlias
 
@@ -18,10 +19,10 @@ import grpc
 from google.rpc import code_pb2, status_pb2
 
 from clipsearch.v1 import image_search_pb2 as pb
-from clipsearch_server import log_lines, metrics, tracing
+from clipsearch_server import errors, log_lines, metrics, tracing
 from clipsearch_server.callers import ANYBODY, Caller
 from clipsearch_server.rpc.methods import METHODS, Work
-from clipsearch_server.rpc.status import reason_of
+from clipsearch_server.rpc.status import CODES, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,18 +61,44 @@ def _grpc_types() -> dict[str, str]:
     return {it.name: names[it.client_streaming, it.server_streaming] for it in methods}
 
 
-_LABELS = {method: (kind, SERVICE_NAME, method) for method, kind in _grpc_types().items()}
+# What a call can end with.
+_CODES = sorted({_OK, code_pb2.CANCELLED, code_pb2.INTERNAL, *CODES.values()})
+# Those that need no more than the class of an error to be known.
+_REASONS = {
+    kind.reason
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.ClipsearchError)
+} - {errors.StartupError.reason}
+
+
+class _Method:
+    """What is counted of one method: looked up once, since looking up costs more than counting."""
+
+    def __init__(self, grpc_type: str, name: str) -> None:
+        labels = (grpc_type, SERVICE_NAME, name)
+        self.work = METHODS[name].work
+        self.started = metrics.STARTED.labels(*labels)
+        self.seconds = metrics.HANDLING_SECONDS.labels(*labels)
+        self.handled = {code: metrics.HANDLED.labels(*labels, _CODE_NAMES[code]) for code in _CODES}
+        self.in_flight = metrics.IN_FLIGHT.labels(self.work)
+
+
+@cache
+def _methods() -> dict[str, _Method]:
+    """By name. Made for the first call, or by `begin_at_zero`."""
+    return {name: _Method(grpc_type, name) for name, grpc_type in _grpc_types().items()}
 
 
 def begin_at_zero() -> None:
     """Shows every call and outcome that there can be, so that the first failure is an increase."""
-    for labels in _LABELS.values():
-        metrics.STARTED.labels(*labels)
-        metrics.HANDLING_SECONDS.labels(*labels)
-        for code in _CODE_NAMES.values():
-            metrics.HANDLED.labels(*labels, code)
+    _methods()
+    for reason in _REASONS:
+        metrics.ERRORS.labels(reason)
+    for reason in (errors.ClipsearchError.reason, errors.ModelOutputInvalid.reason):
+        metrics.INTERNAL_ERRORS.labels(reason)
     for work in Work:
-        metrics.IN_FLIGHT.labels(work)
+        for error in (errors.Overloaded, errors.Unauthenticated, errors.PermissionDenied):
+            metrics.REFUSED.labels(work, error.reason)
 
 
 class CallRecord:
@@ -79,8 +106,8 @@ class CallRecord:
 
     def __init__(self, method: str, context: Context) -> None:
         self.caller: Caller = ANYBODY
-        self._method = method
-        self._work = METHODS[method].work
+        self._name = method
+        self._method = _methods()[method]
         self._start = perf_counter()
         # Asked now: gRPC frees a cancelled call under its handler, and asking that one crashes us.
         self._peer = context.peer()
@@ -93,7 +120,7 @@ class CallRecord:
         log_lines.request_id.set(self._request_id)
         self._span = tracing.begin_call(f"{SERVICE_NAME}/{method}", metadata)
         context.set_trailing_metadata(self.trailing_metadata)
-        metrics.STARTED.labels(*_LABELS[method]).inc()
+        self._method.started.inc()
 
     @property
     def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
@@ -103,7 +130,7 @@ class CallRecord:
     def admitted(self) -> AbstractContextManager[None]:
         """The call's work begins, and is under way for as long as the block lasts."""
         self._is_admitted = True
-        return metrics.IN_FLIGHT.labels(self._work).track_inprogress()
+        return self._method.in_flight.track_inprogress()
 
     def cancelled(self) -> None:
         """The caller has gone."""
@@ -113,24 +140,21 @@ class CallRecord:
         """The call is answered with a status that `to_status` made."""
         self._code, self._reason = status.code, reason_of(status)
         if not self._is_admitted and status.code in _REFUSALS:
-            metrics.REFUSED.labels(self._work, self._reason).inc()
+            metrics.REFUSED.labels(self._method.work, self._reason).inc()
 
     def end(self) -> None:
         """Tells of the call."""
         seconds = perf_counter() - self._start
-        code = _CODE_NAMES[self._code]
-        metrics.HANDLED.labels(*_LABELS[self._method], code).inc()
-        metrics.HANDLING_SECONDS.labels(*_LABELS[self._method]).observe(seconds)
+        self._method.handled[self._code].inc()
+        self._method.seconds.observe(seconds)
         if self.caller.name:
-            metrics.CALLER_CALLS.labels(self.caller.name, code).inc()
-        fields: dict[str, object] = {
-            "method": self._method,
-            "code": code_pb2.Code.Name(self._code),
-            **({"reason": self._reason} if self._reason else {}),
-            "ms": round(seconds * 1000, 1),
-            "peer": self._peer,
-            **({"caller": self.caller.name} if self.caller.name else {}),
-        }
+            metrics.CALLER_CALLS.labels(self.caller.name, _CODE_NAMES[self._code]).inc()
+        fields: dict[str, object] = {"method": self._name, "code": code_pb2.Code.Name(self._code)}
+        if self._reason:
+            fields["reason"] = self._reason
+        fields |= {"ms": round(seconds * 1000, 1), "peer": self._peer}
+        if self.caller.name:
+            fields["caller"] = self.caller.name
         template = " ".join(("call", *(f"{name}=%s" for name in fields)))
         logger.info(template, *fields.values())
         if self._span is not None:

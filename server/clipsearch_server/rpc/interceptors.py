@@ -113,6 +113,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     async def _guard(self, method: str, context: Context) -> AsyncIterator[None]:
         """Lets a call in, turns what it raises into its status, and records it."""
         record = CallRecord(method, context)
+        answer = None
         try:
             record.caller = self._authenticate(context)
             record.caller.require(METHODS[method].scope)
@@ -125,11 +126,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             status = to_status(error)
             record.failed(status)
             answer = rpc_status.to_status(status)
+        finally:
+            record.end()
+        if answer is not None:
             # Given with the error, since these take the place of those that were set.
             trailing = (*answer.trailing_metadata, *record.trailing_metadata)
             await context.abort(answer.code, answer.details, trailing)
-        finally:
-            record.end()
 
 
 async def _only(requests: AsyncIterator[Any]) -> Any:

@@ -42,7 +42,7 @@ def test_the_command_says_what_to_install() -> None:
         "import sys; sys.modules['typer'] = None; import clipsearch; clipsearch.main()"
     )
     assert done.returncode == 1
-    assert "pip install 'clipsearch[cli]'" in done.stderr
+    assert "pip install './client[cli]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

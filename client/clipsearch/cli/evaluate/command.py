@@ -225,7 +225,7 @@ def _explained(path: Path) -> Iterator[None]:
         if error.name not in {"numpy", "sklearn"}:
             raise
         show_error(
-            "evaluate and linear-probe need numpy and scikit-learn; install them with: "
-            "pip install 'clipsearch[evaluate]'"
+            "evaluate and linear-probe need numpy and scikit-learn; in a checkout of clipsearch: "
+            "pip install './client[cli,evaluate]'"
         )
         raise typer.Exit(ExitCode.USAGE) from error

@@ -25,6 +25,7 @@ from clipsearch_server.indexes.edge.protocol import (
 from clipsearch_server.indexes.edge.rebuild import rebuild
 from clipsearch_server.indexes.fields import without_index
 from clipsearch_server.indexes.tasks import cancel
+from clipsearch_server.metrics import INDEX_PROCESS_RESTARTS
 from clipsearch_server.ports import IndexedField
 
 _log = logging.getLogger(__name__)
@@ -200,6 +201,7 @@ class LiveShard:
             if time.monotonic() - since > _LONGEST_PAUSE_S:
                 pause_s = _FIRST_PAUSE_S
             _log.error("the index process %d died; starting it again", process.pid)
+            INDEX_PROCESS_RESTARTS.inc()
             await cancel(self._optimizing)
             await process.kill()
             self._process, pause_s = await self._restart(pause_s)

@@ -147,6 +147,20 @@ def test_what_is_refused_is_named_with_its_reason(
     assert "1 added, 3 refused in" in result.stdout
 
 
+def test_a_part_of_the_server_that_is_away_is_not_the_images_fault(
+    service: ScriptedService, run: Run, folder: Path
+) -> None:
+    def away(requests: Any, _: grpc.ServicerContext) -> Iterator[Any]:
+        for request in requests:
+            status = make_status(grpc.StatusCode.UNAVAILABLE, "Triton is away")
+            yield pb.AddImagesResponse(item_id=request.item_id, error=status)
+
+    service.answer("AddImages", away)
+    result = run("add", str(folder / "a.JPG"))
+    assert result.exit_code == 3
+    assert "Triton is away" in result.stdout
+
+
 def test_a_long_list_of_refusals_is_cut(service: ScriptedService, run: Run) -> None:
     service.answer("AddImages", add_what_starts_with_a_p)
     result = run("add", *(f"gone-{number}.png" for number in range(25)))

@@ -55,5 +55,5 @@ def test_without_the_extra_it_says_what_to_install(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 2
-    assert "pip install 'clipsearch[evaluate]'" in done.stderr
+    assert "pip install './client[cli,evaluate]'" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -1,0 +1,136 @@
+"""One trace from a client through a real server to Triton, as an OTLP collector gets it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from opentelemetry import trace
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
+from opentelemetry.trace import format_trace_id
+
+from clipsearch import AsyncSearchClient
+from clipsearch_server.errors import StartupError
+from clipsearch_server.testing import ServerProcess
+from scripted_triton import ScriptedTriton, serving, write_model_folder
+
+TEXT = "my private wish"
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps the spans that it is sent."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self.raw = b""
+
+    async def Export(self, request: Any, context: Any) -> Any:
+        self.raw += request.SerializeToString()
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                self.spans += scope.spans
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+class TracedTriton(ScriptedTriton):
+    """Keeps the trace context of each inference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.traceparents: list[str | None] = []
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:
+        metadata = dict(context.invocation_metadata())
+        self.traceparents.append(metadata.get("traceparent"))
+        return await super().ModelInfer(request, context)
+
+
+@pytest_asyncio.fixture
+async def collector() -> AsyncIterator[tuple[Collector, str]]:
+    collector, server = Collector(), grpc.aio.server()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield collector, f"http://127.0.0.1:{port}"
+    await server.stop(0)
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Sampler], TracerProvider]]:
+    """Installs a tracer provider, as an application does that traces itself; its spans go
+    nowhere."""
+    providers: list[TracerProvider] = []
+
+    def install(sampler: Sampler) -> TracerProvider:
+        providers.append(TracerProvider(sampler=sampler, shutdown_on_exit=False))
+        # The public way is open once in a process, and the tests are one.
+        monkeypatch.setattr(trace, "_TRACER_PROVIDER", providers[-1])
+        return providers[-1]
+
+    yield install
+    for provider in providers:
+        provider.shutdown()
+
+
+async def test_a_trace_crosses_from_the_client_through_the_server_to_triton(
+    collector: tuple[Collector, str], install: Callable[[Sampler], TracerProvider], tmp_path: Path
+) -> None:
+    collected, endpoint = collector
+    triton = TracedTriton()
+    async with serving(triton) as address:
+        server = ServerProcess(
+            *("--data-dir", str(tmp_path / "data")),
+            *("--model-dir", str(write_model_folder(tmp_path / "model"))),
+            *("--encoder-backend", "triton", "--triton-address", address),
+            *("--tracing-endpoint", endpoint, "--tracing-sample-ratio", "0"),
+            *("--log-format", "json"),
+        )
+        await asyncio.to_thread(server.__enter__)
+        try:
+            async with AsyncSearchClient(server.address) as client:
+                tracer = install(ALWAYS_ON).get_tracer("test")
+                with tracer.start_as_current_span("work") as span:
+                    await client.query_text(TEXT)
+                install(ALWAYS_OFF)
+                await client.query_text("of which nothing is to be traced")
+        finally:
+            await asyncio.to_thread(server.stop)
+    traced = format_trace_id(span.get_span_context().trace_id)
+    assert {it.trace_id.hex() for it in collected.spans} == {traced}
+    spans = {it.name: it for it in collected.spans}
+    call = spans["clipsearch.v1.ImageSearchService/QueryText"]
+    assert call.kind == Span.SPAN_KIND_SERVER
+    for stage in ("tokenise", "embed", "search"):
+        assert spans[stage].parent_span_id == call.span_id, stage
+    # Triton is asked for a batch, which has the call that waits for it as its parent.
+    batch = spans["batch text"]
+    assert batch.parent_span_id == spans["embed"].span_id
+    wanted = f"00-{traced}-{batch.span_id.hex()}-"
+    assert sum(str(it).startswith(wanted) for it in triton.traceparents) == 1
+    assert TEXT.encode() not in collected.raw
+    assert f'"trace_id": "{traced}"' in server.log
+    assert "private" not in server.log
+
+
+def test_without_opentelemetry_the_server_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # One in its way that says what a missing one does.
+    missing = "raise ModuleNotFoundError(\"No module named 'opentelemetry'\")"
+    (tmp_path / "opentelemetry.py").write_text(missing)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    options = ("--data-dir", str(tmp_path), "--tracing-endpoint", "http://127.0.0.1:1")
+    with pytest.raises(StartupError) as caught, ServerProcess(*options):
+        pass
+    (line,) = caught.value.message.splitlines()[-1:]
+    assert line.startswith("clipsearch-server: tracing.endpoint is set")
+    assert "pip install 'clipsearch-server[otel]'" in line
