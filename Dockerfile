@@ -53,7 +53,8 @@ RUN --mount=type=bind,from=server-wheels,source=/wheels,target=/wheels \
     && install --directory --owner 10001 --group 10001 /data
 # All interfaces of the container, for the port to be published. That needs keys and TLS, or
 # CLIPSEARCH_INSECURE=true from whoever publishes it where strangers do not come: docs/security.md.
-ENV CLIPSEARCH_ADDRESS=0.0.0.0:50051 CLIPSEARCH_DATA_DIR=/data
+# gRPC's core would write a line of its own, unlike the log's, for each handshake that fails.
+ENV CLIPSEARCH_ADDRESS=0.0.0.0:50051 CLIPSEARCH_DATA_DIR=/data GRPC_VERBOSITY=ERROR
 EXPOSE 50051
 USER 10001:10001
 STOPSIGNAL SIGTERM

@@ -87,9 +87,9 @@ def _replace(file: Path, text: str) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as new:
             if file.exists():
-                old = file.stat()
+                old, made = file.stat(), os.fstat(new.fileno())
                 os.fchmod(new.fileno(), old.st_mode & 0o777)
-                if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):  # root's alone to do
+                if (old.st_uid, old.st_gid) != (made.st_uid, made.st_gid):  # for root alone to do
                     os.fchown(new.fileno(), old.st_uid, old.st_gid)
             new.write(text)
             new.flush()
