@@ -95,7 +95,12 @@ class ProvenEncoder:
             self._text.doubt()
             self._image.doubt()
             raise
-        await asyncio.gather(self._text.check(), self._image.check())
+        problems = await asyncio.gather(
+            self._text.check(), self._image.check(), return_exceptions=True
+        )
+        for problem in problems:
+            if problem is not None:
+                raise problem
 
 
 class _Tower:

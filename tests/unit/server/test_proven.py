@@ -245,7 +245,7 @@ async def test_what_has_become_slow_for_good_is_used_in_the_end() -> None:
     triton = ScriptedTriton()
 
     async def slow(request: Any, context: Any) -> Any:
-        await asyncio.sleep(0.75)
+        await asyncio.sleep(0.9)
         return await triton.first_axis(request, context)
 
     async with proven(triton) as encoder:
