@@ -36,7 +36,7 @@ from clipsearch_server.open_store import open_store
 from clipsearch_server.ports import ImageFetcher, ImageIndex
 from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.admission import Admission
-from clipsearch_server.rpc.drain import StreamEnder
+from clipsearch_server.rpc.drain import DrainInterceptor
 from clipsearch_server.rpc.health import HealthReporter
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor, let_anybody_in
 from clipsearch_server.rpc.methods import Work
@@ -51,9 +51,6 @@ logger = logging.getLogger(__name__)
 # Room for the request around an image of the largest size.
 _MESSAGE_OVERHEAD_BYTES = 2**20
 _MAX_PENDING_CALLS = 20_000
-# What reached the server before SIGTERM did is accepted by then: gRPC forgets calls that wait to be
-# when it stops.
-_ACCEPTED_S = 0.1
 # Of the grace, for streams to end by themselves; in the rest is finished what they have brought.
 _STREAMS_SHARE = 0.75
 # Prompts that one request brings before an encoder at a time: those of others come in between.
@@ -67,17 +64,18 @@ class App:
     address: str  # host:port, with the port that was taken
     server: grpc.aio.Server
     health: HealthReporter
-    streams: StreamEnder
+    draining: DrainInterceptor
     drain_delay_s: float
     grace_s: float
 
     async def drain(self) -> None:
         """Tells health checks; after drain_delay_s takes no more calls, and lets those under way
-        finish: at most grace_s. Streams that have not finished by then are ended before."""
+        finish: at most grace_s. Streams that would take longer are ended before."""
         await self.health.stop_serving()
-        await asyncio.sleep(max(self.drain_delay_s, _ACCEPTED_S))
+        await asyncio.sleep(self.drain_delay_s)
+        await self.draining.refuse_calls()
         end_streams = asyncio.get_running_loop().call_later(
-            self.grace_s * _STREAMS_SHARE, self.streams.end
+            self.grace_s * _STREAMS_SHARE, self.draining.end_streams
         )
         await self.server.stop(self.grace_s)
         end_streams.cancel()
@@ -125,8 +123,8 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
         except ClipsearchError:
             pass  # the store waits for what is away, and health tells
         health = HealthReporter({"encoder": catalog.check_encoders, "index": catalog.check_index})
-        streams = StreamEnder()
-        server, address = _server(settings, catalog, memory, health, streams)
+        draining = DrainInterceptor()
+        server, address = _server(settings, catalog, memory, health, draining)
         await health.check()
         await server.start()
         stack.push_async_callback(server.stop, 0)
@@ -136,7 +134,7 @@ async def open_app(settings: Settings) -> AsyncIterator[App]:
             address,
             server,
             health,
-            streams,
+            draining,
             drain_delay_s=settings.drain_delay_s,
             grace_s=settings.grace_s,
         )
@@ -200,7 +198,7 @@ def _server(
     catalog: Catalog,
     memory: Budget,
     health: HealthReporter,
-    streams: StreamEnder,
+    draining: DrainInterceptor,
 ) -> tuple[grpc.aio.Server, str]:
     server = grpc.aio.server(
         interceptors=[
@@ -215,7 +213,7 @@ def _server(
                 ),
                 default_deadline_s=settings.default_deadline_s,
             ),
-            streams,
+            draining,
         ],
         options=[
             ("grpc.max_receive_message_length", settings.image.max_bytes + _MESSAGE_OVERHEAD_BYTES),

@@ -19,7 +19,7 @@ from clipsearch.v1.image_search_pb2_grpc import (
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog
 from clipsearch_server.rpc.admission import Admission
-from clipsearch_server.rpc.drain import StreamEnder
+from clipsearch_server.rpc.drain import DrainInterceptor
 from clipsearch_server.rpc.interceptors import CallInterceptor, let_anybody_in
 from clipsearch_server.rpc.methods import Work
 from clipsearch_server.rpc.options import ServiceOptions
@@ -30,7 +30,7 @@ from samples import png
 
 @asynccontextmanager
 async def serving(
-    catalog: Catalog, memory: Budget, ender: StreamEnder
+    catalog: Catalog, memory: Budget, draining: DrainInterceptor
 ) -> AsyncIterator[tuple[ImageSearchServiceStub, grpc.aio.Server]]:
     guard = CallInterceptor(
         authenticate=let_anybody_in,
@@ -44,7 +44,7 @@ async def serving(
         memory=memory,
         info=pb.GetServerInfoResponse(),
     )
-    server = grpc.aio.server(interceptors=[guard, ender])
+    server = grpc.aio.server(interceptors=[guard, draining])
     add_ImageSearchServiceServicer_to_server(ImageSearchServicer(catalog, options), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -72,14 +72,14 @@ def reason(error: grpc.aio.AioRpcError) -> str:
 async def test_row_44_a_stream_is_answered_as_far_as_it_was_read_and_then_ends(
     catalog: Catalog, memory: Budget, encoder: FakeEncoder
 ) -> None:
-    ender = StreamEnder()
-    async with serving(catalog, memory, ender) as (service, server):
+    draining = DrainInterceptor()
+    async with serving(catalog, memory, draining) as (service, server):
         encoder.gate.clear()
         stream = service.AddImages()
         for number in range(3):
             await stream.write(item(number))
         await encoder.until_waiting(3)
-        ender.end()
+        draining.end_streams()
         stopping = asyncio.create_task(server.stop(60))
         await asyncio.sleep(0)
         encoder.gate.set()
@@ -93,9 +93,9 @@ async def test_row_44_a_stream_is_answered_as_far_as_it_was_read_and_then_ends(
 
 
 async def test_an_export_ends_between_two_answers(catalog: Catalog, memory: Budget) -> None:
-    ender = StreamEnder()
-    ender.end()
-    async with serving(catalog, memory, ender) as (service, _):
+    draining = DrainInterceptor()
+    draining.end_streams()
+    async with serving(catalog, memory, draining) as (service, _):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await service.ExportImages(pb.ExportImagesRequest()).read()
         assert reason(caught.value) == "SERVER_STOPPING"
