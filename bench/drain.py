@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import random
+import subprocess
 import sys
 import tempfile
 import threading
@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
-from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -78,18 +77,20 @@ def run(
 
 
 def one_round(folder: Path, processes: int, terminate_after_s: float, report: Report) -> None:
-    spawn = multiprocessing.get_context("spawn")  # gRPC does not survive a fork
     with ServerProcess("--data-dir", str(folder), "--grace-s", str(GRACE_S)) as server:
         watcher = Watcher(server.address)
-        pipes, callers = [], []
-        for number in range(processes):
-            ours, theirs = spawn.Pipe()
-            process = spawn.Process(target=load, args=(server.address, number, theirs))
-            process.start()
-            pipes.append(ours)
-            callers.append(process)
-        for pipe in pipes:
-            pipe.recv()  # its callers are at work
+        callers = [
+            subprocess.Popen(
+                [sys.executable, __file__, "--load", server.address, "--seed", str(number)],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(processes)
+        ]
+        for caller in callers:
+            assert caller.stdout is not None
+            if not caller.stdout.readline():
+                raise RuntimeError("a process of callers ended early")
         with grpc.insecure_channel(server.address) as idle:
             ImageSearchServiceStub(idle).GetServerInfo(pb.GetServerInfoRequest())
             sleep(terminate_after_s)
@@ -97,9 +98,9 @@ def one_round(folder: Path, processes: int, terminate_after_s: float, report: Re
             code = server.stop()
             exit_s = monotonic() - sent_at
         calls: list[Call] = []
-        for pipe, process in zip(pipes, callers, strict=True):
-            calls += pipe.recv()
-            process.join()
+        for caller in callers:
+            said, _ = caller.communicate(timeout=90)
+            calls += [Call(**call) for call in json.loads(said)]
         told = watcher.finish()
     judge(calls, sent_at, code, exit_s, told, report)
 
@@ -149,22 +150,23 @@ class Watcher:
             self._told.append(-error.code().value[0])  # type: ignore[attr-defined]
 
 
-def load(address: str, process: int, pipe: Connection) -> None:
-    """Loads a server until it refuses; sends what became of each call."""
+def load(address: str, seed: int) -> None:
+    """Loads a server until it refuses; prints a line when it begins, then what became of each
+    call."""
     calls: list[Call] = []
     kinds = [query, add, stream] * CALLERS
     ready = threading.Barrier(len(kinds) + 1)
     threads = [
-        threading.Thread(target=call_on, args=(address, kind, process * 100 + n, ready, calls))
+        threading.Thread(target=call_on, args=(address, kind, seed * 100 + n, ready, calls))
         for n, kind in enumerate(kinds)
     ]
     for thread in threads:
         thread.start()
     ready.wait()
-    pipe.send("ready")
+    print("ready", flush=True)
     for thread in threads:
         thread.join()
-    pipe.send(calls)
+    print(json.dumps([asdict(call) for call in calls]))
 
 
 def call_on(
@@ -238,7 +240,11 @@ def main() -> int:
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "drain.json"
     )
+    parser.add_argument("--load", help=argparse.SUPPRESS)  # a process of callers
     arguments = parser.parse_args()
+    if arguments.load:
+        load(arguments.load, arguments.seed)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         report = run(arguments.rounds, arguments.seed, Path(folder))
     result = json.dumps(asdict(report), indent=2)
