@@ -35,7 +35,9 @@ def write_tiny_model(folder: Path) -> Path:
     _save(text / "1" / "model.onnx", tokens, "text_embeds", mean_over=[1], features=1)
     _save(vision / "1" / "model.onnx", pixels, "image_embeds", mean_over=[2, 3], features=3)
     files = {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in card["files"]
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in card["files"]
+        if name != "canary.npz"
     }
     changes = {
         "model_id": "tests/tiny",

@@ -2,12 +2,13 @@
 
 ::
 
-    model_card.json             the card, and the SHA-256 of the tokenizer and the ONNX files
+    model_card.json             the card, and the SHA-256 of what is not for Triton alone
     clip_text/config.pbtxt      for Triton (see `triton`)
     clip_text/tokenizer.json    Hugging Face tokenizers format, start and end token included
     clip_text/1/model.onnx      (and model.onnx.data, if it would exceed protobuf's 2 GiB)
     clip_vision/config.pbtxt
     clip_vision/1/model.onnx
+    canary.npz                  an input and the output of each (see `canary`)
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import onnx
 
+from clipsearch_export.canary import CANARY_NAME, write_canary
 from clipsearch_export.card import ModelCard
 from clipsearch_export.checkpoint import CARD_NAME, CONFIG_KEY, Checkpoint
 from clipsearch_export.to_onnx import OnnxTowers, save_onnx
@@ -46,6 +48,7 @@ def write_model_folder(
     (folder / TEXT_MODEL / "tokenizer.json").write_text(
         checkpoint.tokenizer.to_str(), encoding="utf-8"
     )
+    write_canary(folder, checkpoint, card)
     # What follows may be tuned by hand: no runtime compares it with the card.
     files = {
         str(file.relative_to(folder).as_posix()): _sha256(file)
@@ -80,7 +83,7 @@ def replace_model_folder(staged: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     replaced = staged / "replaced"
     replaced.mkdir()
-    names = (TEXT_MODEL, VISION_MODEL, CARD_NAME)
+    names = (TEXT_MODEL, VISION_MODEL, CANARY_NAME, CARD_NAME)
     done: list[tuple[Path, Path]] = []
     moves = [(out / name, replaced / name) for name in reversed(names) if (out / name).exists()]
     moves += [(staged / name, out / name) for name in names]

@@ -40,6 +40,7 @@ from clipsearch_server.ports import ImageFetcher, ImageIndex
 from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.admission import Admission
 from clipsearch_server.rpc.call_record import begin_at_zero
+from clipsearch_server.rpc.drain import DrainInterceptor
 from clipsearch_server.rpc.health import HealthReporter
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor
 from clipsearch_server.rpc.methods import Work
@@ -59,6 +60,8 @@ _MAX_PENDING_CALLS = 20_000
 # as fast as it can (CVE-2023-44487) held up all others for 9 s and took 270 MB; so, 0.1 s and 7 MB
 # (tests/integration/test_wire.py has a smaller one).
 _MAX_CALLS_PER_CONNECTION = 128
+# Of the grace, for streams to end by themselves; in the rest is finished what they have brought.
+_STREAMS_SHARE = 0.75
 # Prompts that one request brings before an encoder at a time: those of others come in between.
 _MAX_TEXT_ROWS = 256
 
@@ -70,13 +73,21 @@ class App:
     address: str  # host:port, with the port that was taken
     server: grpc.aio.Server
     health: HealthReporter
+    draining: DrainInterceptor
+    drain_delay_s: float
     grace_s: float
 
     async def drain(self) -> None:
-        """Tells health checks, takes no more calls, and lets those under way finish: at most
-        grace_s."""
+        """Tells health checks; after drain_delay_s takes no more calls, and lets those under way
+        finish: at most grace_s. Streams that would take longer are ended before."""
         await self.health.stop_serving()
+        await asyncio.sleep(self.drain_delay_s)
+        await self.draining.refuse_calls()
+        end_streams = asyncio.get_running_loop().call_later(
+            self.grace_s * _STREAMS_SHARE, self.draining.end_streams
+        )
         await self.server.stop(self.grace_s)
+        end_streams.cancel()
 
 
 @asynccontextmanager
@@ -125,14 +136,24 @@ async def open_app(settings: Settings, *, shares_port: bool = False) -> AsyncIte
         except ClipsearchError:
             pass  # the store waits for what is away, and health tells
         health = HealthReporter({"encoder": catalog.check_encoders, "index": catalog.check_index})
+        draining = DrainInterceptor()
         await _open_metrics(stack, settings, catalog)
-        server, address = _server(settings, identity, catalog, memory, health, shares_port)
+        server, address = _server(
+            settings, identity, catalog, memory, health, draining, shares_port
+        )
         await health.check()
         await server.start()
         stack.push_async_callback(server.stop, 0)
         reporter = asyncio.create_task(health.report(), name="health")
         stack.callback(reporter.cancel)
-        yield App(address, server, health, settings.grace_s)
+        yield App(
+            address,
+            server,
+            health,
+            draining,
+            drain_delay_s=settings.drain_delay_s,
+            grace_s=settings.grace_s,
+        )
 
 
 async def _open_tracing(stack: AsyncExitStack, settings: Settings) -> None:
@@ -226,6 +247,7 @@ def _server(
     catalog: Catalog,
     memory: Budget,
     health: HealthReporter,
+    draining: DrainInterceptor,
     shares_port: bool,
 ) -> tuple[grpc.aio.Server, str]:
     server = grpc.aio.server(
@@ -241,7 +263,8 @@ def _server(
                 ),
                 default_deadline_s=settings.default_deadline_s,
                 stream_idle_s=settings.admission.stream_idle_s,
-            )
+            ),
+            draining,
         ],
         options=[
             ("grpc.max_receive_message_length", settings.image.max_bytes + _MESSAGE_OVERHEAD_BYTES),

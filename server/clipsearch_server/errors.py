@@ -22,6 +22,7 @@
     - EncoderUnavailable
     - DecoderUnavailable
     - IndexUnavailable
+  + ServerStopping            the server ends before the stream does
   + DeadlineExceeded          the time for the call, or for a part of it, is over
     - OutcomeUnknown          a write was sent, and may or may not have been made
   + ModelOutputInvalid        the encoder answered with what cannot be an embedding
@@ -233,6 +234,16 @@ class IndexUnavailable(DependencyFailed):
     """The index cannot be reached or has stopped."""
 
     reason = "INDEX_UNAVAILABLE"
+
+
+class ServerStopping(ClipsearchError):
+    """The server ends before the stream does. What has an answer is done; the rest is for another
+    server, or for this one when it is back."""
+
+    reason = "SERVER_STOPPING"
+
+    def __init__(self) -> None:
+        super().__init__("the server is stopping; send what has no answer again, in a moment")
 
 
 class DeadlineExceeded(ClipsearchError):

@@ -9,6 +9,8 @@ A model folder is a Triton model repository with a card::
     clip_text/1/model.onnx      input_ids (n, t) int64        -> text_embeds (n, d) float32
     clip_vision/config.pbtxt
     clip_vision/1/model.onnx    pixel_values (n, 3, s, s) uint8 -> image_embeds (n, d) float32
+    canary.npz                  an input and the output of each, under these four names, n = 1;
+                                folders of earlier versions have none
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from clipsearch_server.errors import StartupError
 
 CARD_NAME = "model_card.json"
+CANARY_NAME = "canary.npz"
 TEXT_MODEL = "clip_text"
 VISION_MODEL = "clip_vision"
 

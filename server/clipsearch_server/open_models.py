@@ -7,8 +7,10 @@ import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
+from clipsearch_server.canary import read_canary
 from clipsearch_server.decoding.pool import WorkerPool
 from clipsearch_server.encoders.batching import BatchingEncoder
+from clipsearch_server.encoders.proven import ProvenEncoder
 from clipsearch_server.errors import StartupError
 from clipsearch_server.loaded_model import LoadedModel, LoadedModels
 from clipsearch_server.model import ModelCard, ModelFolder, open_model_folder
@@ -126,9 +128,12 @@ async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelF
                 engine_cache_dir=settings.data_dir / "tensorrt",
             )
         )
+    proven = await stack.enter_async_context(
+        ProvenEncoder(encoder, await asyncio.to_thread(read_canary, model))
+    )
     return await stack.enter_async_context(
         BatchingEncoder(
-            encoder,
+            proven,
             pad_token_id=model.card.end_token_id,
             max_batch=settings.encoder.max_batch,
             max_waiting=settings.encoder.max_waiting,

@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 )
 
 import clipsearch
+from benches import bench
 from clipsearch import AddItem, AddOutcome, SearchClient
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
@@ -174,7 +175,7 @@ def test_a_restart_keeps_everything_and_the_port_is_free_again(tmp_path: Path) -
         assert again.outcome is AddOutcome.UNCHANGED
 
 
-def test_a_call_under_way_is_finished_before_the_server_stops(tmp_path: Path) -> None:
+def test_row_44_a_call_under_way_is_finished_before_the_server_stops(tmp_path: Path) -> None:
     with (
         ServerProcess("--data-dir", str(tmp_path)) as server,
         SearchClient(server.address) as client,
@@ -187,6 +188,39 @@ def test_a_call_under_way_is_finished_before_the_server_stops(tmp_path: Path) ->
         assert len(rest) == 99
         assert all(result.error is None for result in rest)
         assert server.process.wait() == 0
+
+
+def test_row_44_the_server_says_that_it_stops_before_it_does(tmp_path: Path) -> None:
+    with (
+        ServerProcess("--data-dir", str(tmp_path), "--drain-delay-s", "1") as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        server.process.send_signal(signal.SIGTERM)
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        # Load balancers have not noticed yet.
+        ImageSearchServiceStub(channel).QueryText(pb.QueryTextRequest(text="a cat"))
+        assert list(watch) == []
+        assert server.process.wait() == 0
+
+
+def test_row_44_a_second_signal_ends_the_server_at_once(tmp_path: Path) -> None:
+    with ServerProcess("--data-dir", str(tmp_path), "--drain-delay-s", "60") as server:
+        with grpc.insecure_channel(server.address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            next(watch)
+            server.process.send_signal(signal.SIGTERM)
+            next(watch)  # it drains
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait() == 128 + signal.SIGTERM
+
+
+@pytest.mark.by_the_clock
+def test_row_44_no_call_fails_that_was_under_way(tmp_path: Path) -> None:
+    report = bench("drain").run(rounds=1, seed=3, folder=tmp_path, processes=1)
+    assert report.failed == []
+    assert report.answered > 10
 
 
 def startup_error(*options: str) -> str:

@@ -170,7 +170,7 @@ def executions(address: str) -> tuple[int, int]:
     return statistics.inference_count, statistics.execution_count
 
 
-def test_a_triton_that_comes_late_is_found(models: Path, tmp_path: Path) -> None:
+def test_row_34_a_triton_that_comes_late_is_found(models: Path, tmp_path: Path) -> None:
     triton = TritonProcess(HOME, models)
     with server_on(triton, models, tmp_path) as server, SearchClient(server.address) as client:
         assert health(server) == HealthCheckResponse.NOT_SERVING
@@ -184,7 +184,7 @@ def test_a_triton_that_comes_late_is_found(models: Path, tmp_path: Path) -> None
     triton.release()
 
 
-def test_a_triton_that_is_killed_under_load_and_comes_back(models: Path, tmp_path: Path) -> None:
+def test_row_34_a_triton_that_is_killed_under_load(models: Path, tmp_path: Path) -> None:
     triton = TritonProcess(HOME, models)
     with (
         server_on(triton, models, tmp_path) as server,
@@ -218,7 +218,7 @@ def outcome(service: ImageSearchServiceStub, number: int) -> str:
     return "OK"
 
 
-def test_a_triton_that_hangs(models: Path, tmp_path: Path) -> None:
+def test_row_35_a_triton_that_hangs(models: Path, tmp_path: Path) -> None:
     triton = TritonProcess(HOME, models)
     with (
         triton,
@@ -293,6 +293,50 @@ def spoil(models: Path, *, first: str = "pass", value: str = "nan") -> None:
     (models / "clip_vision" / "1" / "model.py").write_text(code)
 
 
+WRONG = """
+import numpy as np
+import triton_python_backend_utils as triton
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            given = np.from_dlpack(triton.get_input_tensor_by_name(request, "input_ids"))
+            rows = np.random.default_rng(7).standard_normal((len(given), 256)).astype(np.float32)
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+            output = triton.Tensor.from_dlpack("text_embeds", rows)
+            answers.append(triton.InferenceResponse([output]))
+        return answers
+"""
+
+
+def test_other_weights_behind_the_right_card(
+    own_models: Path, models: Path, tmp_path: Path
+) -> None:
+    """Nothing but what it answers tells that this is another model."""
+    code = own_models / "clip_text" / "1" / "model.py"
+    right = code.read_text()
+    with (
+        TritonProcess(HOME, own_models) as triton,
+        server_on(triton, models, tmp_path) as server,
+        SearchClient(server.address) as client,
+    ):
+        wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+        code.write_text(WRONG)
+        reload(triton)
+        wait_for_health(server, HealthCheckResponse.NOT_SERVING, NOTICED_S)
+        assert health(server, "index") == HealthCheckResponse.SERVING
+        with pytest.raises(UnavailableError, match="other weights") as caught:
+            client.query_text("a cat", timeout_s=5)
+        assert caught.value.reason == "MODEL_UNAVAILABLE"
+        code.write_text(right)
+        reload(triton)
+        wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+        client.query_text("a cat")
+    triton.release()
+
+
 def test_row_37_an_embedding_of_nan_is_never_stored(own_models: Path, tmp_path: Path) -> None:
     spoil(own_models)
     with (
@@ -300,7 +344,8 @@ def test_row_37_an_embedding_of_nan_is_never_stored(own_models: Path, tmp_path: 
         server_on(triton, own_models, tmp_path) as server,
         SearchClient(server.address) as client,
     ):
-        wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+        client.query_text("a cat", timeout_s=5)  # the other tower is well
+        assert health(server) == HealthCheckResponse.NOT_SERVING
         for result in client.add_images(items(5)):
             assert result.error is not None
             assert result.error.reason == "MODEL_OUTPUT_INVALID"

@@ -73,7 +73,8 @@ class TritonEncoder:
 
     Entering never waits for Triton. Whether it serves, and serves the model of ``card``, is asked
     by the first request and by every ``health``, which is to be asked once a second or so; until
-    then, and after a check that failed, requests get EncoderUnavailable at once.
+    then, and after a check that failed, requests get EncoderUnavailable at once. Whether it answers
+    requests, and rightly, is not asked here: `ProvenEncoder` does.
     """
 
     def __init__(
@@ -106,11 +107,8 @@ class TritonEncoder:
         self._client: Any = InferenceServerClient(
             self._address, creds=credentials, channel_args=_CHANNEL_OPTIONS
         )
-        size = self._card.image_size_px
-        text = self._pad(np.full((1, 1), self._card.end_token_id, np.int64))
-        image = np.zeros((1, 3, size, size), np.uint8)
-        self._text = _Tower(self._client, text_tower(self._card), text)
-        self._vision = _Tower(self._client, vision_tower(self._card), image)
+        self._text = _Tower(self._client, text_tower(self._card))
+        self._vision = _Tower(self._client, vision_tower(self._card))
         return self
 
     async def __aexit__(
@@ -119,7 +117,6 @@ class TritonEncoder:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await asyncio.gather(self._text.close(), self._vision.close())
         await self._client.close()
 
     @property
@@ -162,7 +159,7 @@ class TritonEncoder:
             async with asyncio.timeout(_CHECK_TIMEOUT_S):
                 server, *problems = await asyncio.gather(
                     self._client.get_server_metadata(),
-                    *(tower.check(self._card.fingerprint, self._timeout_s) for tower in towers),
+                    *(tower.check(self._card.fingerprint) for tower in towers),
                 )
         except TimeoutError:
             if any(tower.answered_at > start for tower in towers):
@@ -175,30 +172,17 @@ class TritonEncoder:
 
 
 class _Tower:
-    """One model of Triton's, and whether it has been silent for too long."""
+    """One model of Triton's."""
 
-    def __init__(self, client: Any, spec: TowerSpec, example: NDArray[Any]) -> None:
+    def __init__(self, client: Any, spec: TowerSpec) -> None:
         self._client = client
         self._spec = spec
-        self._example = example
         self._outputs = [InferRequestedOutput(spec.output_name)]
-        self._silent_since: float | None = None  # the first request since the last answer
-        self._hangs = False
-        self._probes: set[asyncio.Task[None]] = set()
         self.answered_at = 0.0
         self.max_batch = 1  # as Triton's configuration says, once it was read
 
-    async def close(self) -> None:
-        for probe in self._probes:
-            probe.cancel()
-        await asyncio.gather(*self._probes, return_exceptions=True)
-
-    async def check(self, fingerprint: str, silence_s: float) -> str | None:
-        """Returns what differs from the expected model, if anything does.
-
-        A model may be served and hang: if none of the requests of the last ``silence_s`` seconds
-        was answered, one more is tried by each check, and has as long; it hangs if that fails too.
-        """
+    async def check(self, fingerprint: str) -> str | None:
+        """Returns what differs from the expected model, if anything does."""
         metadata, response = await asyncio.gather(
             self._client.get_model_metadata(self._spec.name),
             self._client.get_model_config(self._spec.name),
@@ -206,12 +190,6 @@ class _Tower:
         if problem := difference(self._spec, fingerprint, metadata, response.config):
             return problem
         self.max_batch = response.config.max_batch_size
-        if self._silent_since is not None and monotonic() - self._silent_since > silence_s:
-            probe = asyncio.create_task(self._probe(silence_s), name=f"probe-{self._spec.name}")
-            self._probes.add(probe)
-            probe.add_done_callback(self._probes.discard)
-        if self._hangs:
-            return f"{self._spec.name} has not answered any request for over {silence_s:g} s"
         return None
 
     async def infer(self, rows: NDArray[Any], timeout_s: float) -> Embeddings:
@@ -221,8 +199,6 @@ class _Tower:
         spec = self._spec
         tensor = InferInput(spec.input_name, rows.shape, spec.input_type)
         tensor.set_data_from_numpy(rows)
-        if self._silent_since is None:
-            self._silent_since = monotonic()
         try:
             result = await self._client.infer(
                 spec.name,
@@ -236,24 +212,12 @@ class _Tower:
         except InferenceServerException as error:
             failure = _failure(error, spec.name, timeout_s)
             if isinstance(failure, ModelOutputInvalid):  # any other is not the model's own
-                self._note_answer()
+                self.answered_at = monotonic()
             raise failure from error
         except ValueError as error:  # the bytes do not fill the shape
             raise ModelOutputInvalid(f"{spec.name} answered with a broken tensor") from error
-        self._note_answer()
+        self.answered_at = monotonic()
         return check_embeddings(output, rows=len(rows), dim=spec.output_dims[0])
-
-    def _note_answer(self) -> None:
-        self._silent_since, self._hangs, self.answered_at = None, False, monotonic()
-
-    async def _probe(self, timeout_s: float) -> None:
-        try:
-            await self.infer(self._example, timeout_s)
-        except (DeadlineExceeded, Overloaded):
-            # Unless another was answered meanwhile.
-            self._hangs = self._silent_since is not None
-        except ClipsearchError:
-            pass  # it answers, if not well, or is away, which the check says
 
 
 def _failure(error: InferenceServerException, name: str, timeout_s: float) -> ClipsearchError:

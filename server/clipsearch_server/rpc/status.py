@@ -32,6 +32,7 @@ CODES: dict[type[errors.ClipsearchError], int] = {
     errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
     errors.StorageFull: code_pb2.RESOURCE_EXHAUSTED,
     errors.DependencyFailed: code_pb2.UNAVAILABLE,
+    errors.ServerStopping: code_pb2.UNAVAILABLE,
     errors.DeadlineExceeded: code_pb2.DEADLINE_EXCEEDED,
     errors.ModelOutputInvalid: code_pb2.INTERNAL,
 }

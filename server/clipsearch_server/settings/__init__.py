@@ -85,8 +85,17 @@ class Settings(Group):
         description="what becomes of an image whose content is stored under another id: refused, "
         "stored as a link to that image, or stored like any other",
     )
+    drain_delay_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=600,
+        description="seconds after SIGTERM in which the server says that it is not serving and "
+        "still takes calls, for load balancers to notice",
+    )
     grace_s: float = Field(
-        default=10.0, ge=0, description="seconds that calls may go on for after SIGTERM"
+        default=10.0,
+        ge=0,
+        description="seconds that calls may go on for after SIGTERM and drain_delay_s",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="least severe messages that are logged"

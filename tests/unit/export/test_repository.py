@@ -34,8 +34,11 @@ def test_nothing_of_the_exporting_machine_gets_into_the_files(laion_export: Path
             assert bytes(Path(__file__).parents[3]) not in content, file
 
 
+_FILES = ("clip_text/config.pbtxt", "clip_vision/config.pbtxt", "canary.npz", "model_card.json")
+
+
 def _model_folder(folder: Path, content: str) -> Path:
-    for name in ("clip_text/config.pbtxt", "clip_vision/config.pbtxt", "model_card.json"):
+    for name in _FILES:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(content)
     return folder
@@ -59,9 +62,7 @@ def test_a_model_is_replaced_whole_and_other_files_stay(tmp_path: Path) -> None:
 
     assert _contents(out) == {
         "README.md": "read me",
-        "clip_text/config.pbtxt": "new",
-        "clip_vision/config.pbtxt": "new",
-        "model_card.json": "new",
+        **dict.fromkeys(_FILES, "new"),
     }
     assert list(tmp_path.iterdir()) == [out]
 
@@ -75,7 +76,7 @@ def test_a_model_where_there_was_none(tmp_path: Path) -> None:
     assert set(_contents(out).values()) == {"new"}
 
 
-@pytest.mark.parametrize("missing", ["clip_text", "clip_vision", "model_card.json"])
+@pytest.mark.parametrize("missing", ["clip_text", "clip_vision", "canary.npz", "model_card.json"])
 def test_a_replacement_that_fails_puts_the_old_model_back(tmp_path: Path, missing: str) -> None:
     out = _model_folder(tmp_path / "models", "old")
 

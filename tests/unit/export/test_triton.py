@@ -118,6 +118,7 @@ def test_the_python_backend_gets_its_code(openai_checkpoint: Path, tmp_path: Pat
 def test_the_card_does_not_forbid_tuning(laion_export: Path) -> None:
     files = json.loads((laion_export / "model_card.json").read_text())["files"]
     assert set(files) == {
+        "canary.npz",
         "clip_text/tokenizer.json",
         "clip_text/1/model.onnx",
         "clip_vision/1/model.onnx",

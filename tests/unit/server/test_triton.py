@@ -279,16 +279,6 @@ async def test_triton_may_come_later_and_go_and_come_back() -> None:
                 await encoder.encode_image(images(1))
 
 
-@asynccontextmanager
-async def silent(triton: ScriptedTriton) -> AsyncIterator[TritonEncoder]:
-    """An encoder whose first image was not answered for as long as it may take."""
-    triton.infer = triton.never
-    async with connected(triton, timeout_s=0.2) as encoder:
-        with pytest.raises(DeadlineExceeded):
-            await encoder.encode_image(images(1))
-        yield encoder
-
-
 async def until_healthy(encoder: TritonEncoder) -> None:
     """Asks until it works, for the 2 s in which a server must have noticed."""
     async with asyncio.timeout(2):
@@ -297,96 +287,6 @@ async def until_healthy(encoder: TritonEncoder) -> None:
                 return await encoder.health()
             except EncoderUnavailable:
                 await asyncio.sleep(0.05)
-
-
-async def until_sick(encoder: TritonEncoder) -> str:
-    """Asks until it does not; returns why."""
-    async with asyncio.timeout(5):
-        while True:
-            try:
-                await encoder.health()
-            except EncoderUnavailable as error:
-                return error.message
-            await asyncio.sleep(0.02)
-
-
-async def test_a_model_that_hangs_is_found_out_and_found_again() -> None:
-    """It answers what it is, and nothing else: only the silence shows."""
-    triton = ScriptedTriton()
-    triton.infer = triton.never
-    async with connected(triton, timeout_s=0.2) as encoder:
-        await encoder.health()  # nobody has asked anything yet
-        with pytest.raises(DeadlineExceeded):
-            await encoder.encode_image(images(1))
-        assert "clip_vision has not answered" in await until_sick(encoder)
-        asked = len(triton.requests)
-        with pytest.raises(EncoderUnavailable):
-            await encoder.encode_image(images(1))  # at once
-        assert len(triton.requests) == asked
-        triton.infer = triton.first_axis
-        await until_healthy(encoder)
-        await encoder.encode_image(images(1))
-
-
-async def test_a_text_model_that_hangs_is_asked_for_a_shape_that_is_warm() -> None:
-    triton = ScriptedTriton()
-    triton.infer = triton.never
-    async with connected(triton, timeout_s=0.2) as encoder:
-        with pytest.raises(DeadlineExceeded):
-            await encoder.encode_text(texts(1, 20))
-        await until_sick(encoder)
-    assert {tensor_of(request).shape for request in triton.requests[1:]} == {(1, 8)}
-
-
-async def test_a_full_queue_does_not_hide_that_nothing_comes_out_of_it() -> None:
-    triton = ScriptedTriton()
-    async with silent(triton) as encoder:
-        triton.infer = triton.failing(UNAVAILABLE, "Exceeds maximum queue size")
-        with pytest.raises(Overloaded):
-            await encoder.encode_image(images(1))
-        assert "has not answered" in await until_sick(encoder)
-
-
-async def test_one_request_that_was_too_slow_is_no_hang() -> None:
-    triton = ScriptedTriton()
-    async with silent(triton) as encoder:
-        triton.infer = triton.first_axis
-        await encoder.health()
-        for _ in range(2):
-            await triton.arrived.acquire()  # the second is the try
-        await encoder.health()
-        await encoder.encode_image(images(1))
-
-
-async def test_a_slow_model_whose_caller_gave_up_is_no_hang() -> None:
-    triton = ScriptedTriton()
-
-    async def slow(request: Any, context: Any) -> Any:
-        await asyncio.sleep(0.4)
-        return await triton.first_axis(request, context)
-
-    triton.infer = slow
-    async with connected(triton, timeout_s=1) as encoder:
-        with call_ends_in(0.1), pytest.raises(DeadlineExceeded):
-            await encoder.encode_image(images(1))
-        async with asyncio.timeout(10):
-            while len(triton.requests) < 2:  # until it was tried
-                await encoder.health()
-                await asyncio.sleep(0.05)
-        for _ in range(20):
-            await encoder.health()
-            await asyncio.sleep(0.05)
-        await encoder.encode_image(images(1))
-
-
-async def test_a_model_that_fails_the_try_is_no_hang() -> None:
-    triton = ScriptedTriton()
-    async with silent(triton) as encoder:
-        triton.infer = triton.failing(grpc.StatusCode.INTERNAL, "a secret path")
-        await encoder.health()
-        for _ in range(2):
-            await triton.arrived.acquire()
-        await encoder.health()
 
 
 async def test_a_triton_too_busy_to_say_what_it_is_is_not_taken_out() -> None:

@@ -1,0 +1,223 @@
+"""Believes an encoder only while it embeds a canary as its model does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from numpy.typing import NDArray
+
+from clipsearch_server.canary import Canary
+from clipsearch_server.errors import (
+    ClipsearchError,
+    DeadlineExceeded,
+    EncoderUnavailable,
+    ModelOutputInvalid,
+    Overloaded,
+)
+from clipsearch_server.ports import Embedding, Embeddings, Encoder, Pixels, TokenIds
+
+logger = logging.getLogger(__name__)
+
+# The same model on other hardware, or in another precision's arithmetic, stays above 0.999 (see
+# docs/models.md); another model, however much it is alike, is nowhere near.
+_MIN_COSINE = 0.99
+# A check waits for so long, which is less than `rpc/health` waits for a check; an encoder that has
+# nothing else to do and is silent for so long hangs.
+_WAIT_S = 0.8
+_PATIENCE_S = 0.7
+# A canary that is not answered by then may be lost, and is asked again.
+_TIMEOUT_S = 5.0
+# A canary takes at most this share of an encoder's time.
+_SHARE = 1 / 20
+_INTERVAL_S = 0.5
+# A wait that took so much longer than it should says something of our event loop, and nothing of
+# the encoder.
+_LOOP_LAG_S = 0.2
+
+_Encode: TypeAlias = Callable[[Any], Awaitable[Embeddings]]
+
+
+class ProvenEncoder:
+    """Wraps an Encoder, and gives it work only while it is known to be the right one. Implements
+    the port `Encoder`.
+
+    Each ``health``, to be asked once a second or so, has each tower embed its canary, past whatever
+    waits in `BatchingEncoder`. A tower that answers with another embedding is refused with
+    EncoderUnavailable, so that nothing wrong is stored or searched for; of what is no embedding at
+    all, every answer's check says so. After a failure to reach it, the next caller has the canary
+    embedded first: what comes back may be another model.
+
+    To be busy is no sickness: as long as anything is answered a tower lives, and one that works on
+    a batch is given the time that the batch takes. Without any answer for longer than that it
+    hangs, and calls fail at once until it has answered the canary: a circuit breaker. One that has
+    become much slower counts as hanging until three canaries in a row took so long.
+
+    Where the canary's embedding is not known, the first answer is taken for right.
+    """
+
+    def __init__(self, encoder: Encoder, canary: Canary) -> None:
+        self._encoder = encoder
+        self._text = _Tower("text", encoder.encode_text, canary.token_ids, canary.text_embedding)
+        self._image = _Tower("image", encoder.encode_image, canary.pixels, canary.image_embedding)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await asyncio.gather(self._text.close(), self._image.close())
+
+    @property
+    def description(self) -> str:
+        return self._encoder.description
+
+    async def encode_text(self, token_ids: TokenIds) -> Embeddings:
+        return await self._text.encode(token_ids)
+
+    async def encode_image(self, pixels: Pixels) -> Embeddings:
+        return await self._image.encode(pixels)
+
+    async def health(self) -> None:
+        try:
+            await self._encoder.health()
+        except EncoderUnavailable:
+            self._text.doubt()
+            self._image.doubt()
+            raise
+        problems = await asyncio.gather(
+            self._text.check(), self._image.check(), return_exceptions=True
+        )
+        for problem in problems:
+            if problem is not None:
+                raise problem
+
+
+class _Tower:
+    def __init__(
+        self, name: str, encode: _Encode, canary: NDArray[Any], expected: Embedding | None
+    ) -> None:
+        self._name = name
+        self._encode = encode
+        self._canary = canary
+        self._expected = expected
+        self._proven = False
+        self._problem: str | None = None  # what the last canary found
+        self._asking: asyncio.Task[None] | None = None
+        self._due_at = 0.0
+        self._silent_since: float | None = None  # the first canary since the last answer
+        self._under_way: list[int] = []  # rows of each call
+        self._costs_s: deque[float] = deque(maxlen=3)  # of a row, told by the last canaries
+
+    async def close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
+    def doubt(self) -> None:
+        """Has the next caller prove the tower first."""
+        self._proven, self._problem, self._due_at = False, None, 0.0
+
+    async def encode(self, rows: NDArray[Any]) -> Embeddings:
+        if not self._proven:
+            if self._problem is not None:  # at once; `health` finds out when it is mended
+                raise EncoderUnavailable(self._problem)
+            await self.check()
+        self._under_way.append(len(rows))
+        try:
+            embeddings = await self._encode(rows)
+        except EncoderUnavailable:
+            self.doubt()
+            raise
+        except ModelOutputInvalid:
+            self._note_life()
+            raise
+        finally:
+            self._under_way.remove(len(rows))
+        self._note_life()
+        return embeddings
+
+    async def check(self) -> None:
+        """Returns if the tower is known to be right. Raises EncoderUnavailable if not."""
+        if self._asking is None and monotonic() >= self._due_at:
+            # Without the caller's context: its deadline is not the canary's.
+            self._asking = asyncio.create_task(
+                self._ask(), name=f"canary-{self._name}", context=Context()
+            )
+        if self._asking is not None:
+            start = monotonic()
+            await asyncio.wait({self._asking}, timeout=_WAIT_S)
+            if monotonic() - start < _WAIT_S + _LOOP_LAG_S:
+                self._look_for_a_hang()
+        if self._problem is not None:
+            raise EncoderUnavailable(self._problem)
+        if not self._proven:
+            raise EncoderUnavailable(f"the {self._name} encoder has not answered yet")
+
+    def _look_for_a_hang(self) -> None:
+        if self._silent_since is None:
+            return
+        silence_s = monotonic() - self._silent_since
+        if silence_s >= self._patience_s():
+            self._proven = False
+            self._problem = f"the {self._name} encoder has not answered for {silence_s:.1f} s"
+
+    def _patience_s(self) -> float:
+        """How long the tower may be silent: what it works on takes its time."""
+        return max(_PATIENCE_S, 2 * self._work_ahead() * min(self._costs_s, default=0.0))
+
+    def _work_ahead(self) -> int:
+        """The rows of a canary and of the largest call before it."""
+        return 1 + max(self._under_way, default=0)
+
+    def _note_life(self) -> None:
+        self._silent_since = None if self._asking is None else monotonic()
+
+    async def _ask(self) -> None:
+        try:
+            await self._ask_once()
+        except (DeadlineExceeded, Overloaded, TimeoutError):
+            self._due_at = 0.0  # no answer: only that, in the long run, says anything
+            return
+        except ModelOutputInvalid as error:
+            # Callers go on to ask: the check of each answer tells them, row by row.
+            self._proven, self._problem = True, f"the {self._name} encoder: {error.message}"
+        except ClipsearchError as error:
+            self._proven, self._problem = False, error.message
+        except Exception:  # whatever it is, the encoder is not known to work
+            logger.exception("the canary of the %s encoder failed", self._name)
+            self._proven, self._problem = False, f"the {self._name} encoder failed"
+        finally:
+            self._asking = None
+        self._silent_since = None
+
+    async def _ask_once(self) -> None:
+        asked_at, ahead = monotonic(), self._work_ahead()
+        self._due_at = asked_at + _INTERVAL_S
+        if self._silent_since is None:
+            self._silent_since = asked_at
+        async with asyncio.timeout(max(_TIMEOUT_S, self._patience_s())):
+            (embedding,) = await self._encode(self._canary)
+        self._costs_s.append((monotonic() - asked_at) / ahead)
+        if self._expected is None:
+            self._expected = embedding
+        cosine = float(self._expected @ embedding)
+        if cosine < _MIN_COSINE:
+            self._proven = False
+            self._problem = (
+                f"the {self._name} encoder embeds the canary of its model folder otherwise than "
+                f"the model does (cosine {cosine:.3f}): it has other weights, or computes wrongly"
+            )
+            return
+        self._proven, self._problem = True, None
+        self._due_at = max(self._due_at, asked_at + min(self._costs_s) / _SHARE)

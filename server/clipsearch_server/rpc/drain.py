@@ -1,0 +1,179 @@
+"""How calls end when the server stops.
+
+gRPC's own stop cancels what has reached the server and was not handed to us yet, as it does what
+outlasts the grace: callers get CANCELLED, or UNAVAILABLE in the middle of a stream, and cannot tell
+what became of it. So the server stops in steps, the last of which finds nothing left to cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from time import monotonic
+from typing import Any, TypeAlias
+
+import grpc
+
+from clipsearch_server.errors import ServerStopping
+from clipsearch_server.rpc.interceptors import SERVICE_NAME, Context, Handler
+
+_Behaviour: TypeAlias = Callable[[Any, Context], AsyncIterator[Any]]
+
+
+# What was sent before SIGTERM has come by then, even if the event loop is busy.
+_ACCEPTED_S = 0.05
+_ACCEPTED_UNDER_LOAD_S = 0.5
+# Who was answered calls again, and is refused, within so long; calls that take long, and callers
+# who go on though they are refused, are not waited for: the stop tells them to go elsewhere.
+_QUIET_S = 0.05
+_MAX_REFUSING_S = 1.0
+
+
+class DrainInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses what comes too late, and ends streams that would outlast the server.
+
+    Once ``end_streams`` is called, a stream that brings items is read no further: what was read is
+    worked off and answered, and then the stream ends with ServerStopping, as one that only answers
+    does before its next answer. What has no answer was not begun.
+
+    It belongs after the interceptor that turns errors into statuses.
+    """
+
+    def __init__(self) -> None:
+        self._refusing = False
+        self._ended = asyncio.Event()
+        self._called_at = -math.inf
+        self._under_way = 0  # calls that are no streams
+
+    async def refuse_calls(self) -> None:
+        """Takes what is on its way, then refuses calls with ServerStopping; returns when hardly
+        anybody is about to call any more."""
+        is_under_load = self._under_way > 0 or monotonic() - self._called_at < 1
+        await asyncio.sleep(_ACCEPTED_UNDER_LOAD_S if is_under_load else _ACCEPTED_S)
+        self._refusing = True
+        until = monotonic() + _MAX_REFUSING_S
+        while monotonic() < until and not self._is_quiet():  # noqa: ASYNC110 - it is a time
+            await asyncio.sleep(_QUIET_S)
+
+    def _is_quiet(self) -> bool:
+        return not self._under_way and monotonic() - self._called_at >= _QUIET_S
+
+    def end_streams(self) -> None:
+        self._ended.set()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        is_ours = handler_call_details.method.startswith(f"/{SERVICE_NAME}/")
+        if is_ours and self._refusing:
+            self._called_at = monotonic()
+            return _refusal(handler)
+        if not handler.response_streaming:
+            return self._counted(handler) if is_ours else handler
+        if handler.request_streaming:  # reflection's streams too, which may be idle for long
+            return grpc.stream_stream_rpc_method_handler(
+                self._both(handler.stream_stream, is_ours=is_ours),
+                handler.request_deserializer,
+                handler.response_serializer,
+            )
+        if not is_ours:
+            return handler  # Watch: `rpc/health` ends it
+        return grpc.unary_stream_rpc_method_handler(
+            self._answers(handler.unary_stream),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+    def _counted(self, handler: Handler) -> Handler:
+        behaviour: Any = handler.unary_unary
+
+        async def call(request: Any, context: Context) -> Any:
+            self._called_at = monotonic()
+            self._under_way += 1
+            try:
+                return await behaviour(request, context)
+            finally:
+                self._called_at = monotonic()  # its caller may have another
+                self._under_way -= 1
+
+        return grpc.unary_unary_rpc_method_handler(
+            call, handler.request_deserializer, handler.response_serializer
+        )
+
+    def _both(self, behaviour: Any, *, is_ours: bool) -> _Behaviour:
+        async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+            read = _Reader(requests, self._ended)
+            async with aclosing(read.items()) as items, aclosing(behaviour(items, context)) as them:
+                async for response in them:
+                    yield response
+            if read.is_cut_off and is_ours:
+                raise ServerStopping
+
+        return call
+
+    def _answers(self, behaviour: Any) -> _Behaviour:
+        async def call(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with aclosing(behaviour(request, context)) as responses:
+                async for response in responses:
+                    if self._ended.is_set():
+                        raise ServerStopping
+                    yield response
+
+        return call
+
+
+def _refusal(handler: Handler) -> Handler:
+    """A handler of the same kind, as the interceptor before takes it, that refuses."""
+
+    async def refuse(request: Any, context: Context) -> Any:
+        raise ServerStopping
+
+    async def refuse_stream(request: Any, context: Context) -> AsyncIterator[Any]:
+        raise ServerStopping
+        yield
+
+    make: Any = grpc.unary_unary_rpc_method_handler
+    if handler.response_streaming:
+        make = grpc.unary_stream_rpc_method_handler
+        if handler.request_streaming:
+            make = grpc.stream_stream_rpc_method_handler
+    behaviour = refuse_stream if handler.response_streaming else refuse
+    refusal: Handler = make(behaviour, handler.request_deserializer, handler.response_serializer)
+    return refusal
+
+
+class _Reader:
+    """Reads a stream until it ends or is ended."""
+
+    def __init__(self, requests: AsyncIterator[Any], ended: asyncio.Event) -> None:
+        self._requests = requests
+        self._ended = ended
+        self.is_cut_off = False
+
+    async def items(self) -> AsyncGenerator[Any]:
+        ended = asyncio.ensure_future(self._ended.wait())
+        try:
+            while True:
+                item = asyncio.ensure_future(anext(self._requests, _END))
+                try:
+                    await asyncio.wait({item, ended}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    item.cancel()  # of no effect if it is there
+                if not item.done() or item.cancelled():
+                    self.is_cut_off = True
+                    return
+                if item.result() is _END:
+                    return
+                yield item.result()
+        finally:
+            ended.cancel()
+
+
+_END = object()

@@ -1,0 +1,101 @@
+"""Streams when the server stops: what was read is answered, then they end and say why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch.v1.image_search_pb2_grpc import (
+    ImageSearchServiceStub,
+    add_ImageSearchServiceServicer_to_server,
+)
+from clipsearch_server.budget import Budget
+from clipsearch_server.catalog import Catalog
+from clipsearch_server.rpc.admission import Admission
+from clipsearch_server.rpc.drain import DrainInterceptor
+from clipsearch_server.rpc.interceptors import CallInterceptor, let_anybody_in
+from clipsearch_server.rpc.methods import Work
+from clipsearch_server.rpc.options import ServiceOptions
+from clipsearch_server.rpc.servicer import ImageSearchServicer
+from fakes import FakeEncoder
+from samples import png
+
+
+@asynccontextmanager
+async def serving(
+    catalog: Catalog, memory: Budget, draining: DrainInterceptor
+) -> AsyncIterator[tuple[ImageSearchServiceStub, grpc.aio.Server]]:
+    guard = CallInterceptor(
+        authenticate=let_anybody_in,
+        admission=Admission(dict.fromkeys(Work, 8)),
+        default_deadline_s=60,
+    )
+    options = ServiceOptions(
+        default_limit=2,
+        near_duplicate_similarity=0.97,
+        max_in_flight_per_stream=4,
+        memory=memory,
+        info=pb.GetServerInfoResponse(),
+    )
+    server = grpc.aio.server(interceptors=[guard, draining])
+    add_ImageSearchServiceServicer_to_server(ImageSearchServicer(catalog, options), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield ImageSearchServiceStub(channel), server
+    finally:
+        await server.stop(0)
+
+
+def item(number: int) -> pb.AddImagesRequest:
+    content = png(("red", "lime", "blue")[number % 3], size=(10 + number, 10))
+    return pb.AddImagesRequest(
+        item_id=str(number), request=pb.AddImageRequest(content=content, uri=str(number))
+    )
+
+
+def reason(error: grpc.aio.AioRpcError) -> str:
+    status = rpc_status.from_call(error)
+    info = error_details_pb2.ErrorInfo()
+    status.details[0].Unpack(info)
+    return str(info.reason)
+
+
+async def test_row_44_a_stream_is_answered_as_far_as_it_was_read_and_then_ends(
+    catalog: Catalog, memory: Budget, encoder: FakeEncoder
+) -> None:
+    draining = DrainInterceptor()
+    async with serving(catalog, memory, draining) as (service, server):
+        encoder.gate.clear()
+        stream = service.AddImages()
+        for number in range(3):
+            await stream.write(item(number))
+        await encoder.until_waiting(3)
+        draining.end_streams()
+        stopping = asyncio.create_task(server.stop(60))
+        await asyncio.sleep(0)
+        encoder.gate.set()
+        answered = {(await stream.read()).item_id for _ in range(3)}
+        assert answered == {"0", "1", "2"}
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert reason(caught.value) == "SERVER_STOPPING"
+        await stopping
+
+
+async def test_an_export_ends_between_two_answers(catalog: Catalog, memory: Budget) -> None:
+    draining = DrainInterceptor()
+    draining.end_streams()
+    async with serving(catalog, memory, draining) as (service, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await service.ExportImages(pb.ExportImagesRequest()).read()
+        assert reason(caught.value) == "SERVER_STOPPING"
