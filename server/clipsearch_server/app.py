@@ -1,4 +1,4 @@
-"""The composition root: with `open_models` and `open_store`, the only module that names an adapter.
+"""The composition root: with the modules `open_*`, the only one that names an adapter.
 
 What is opened is owned by one stack, in the order in which one thing needs the other, and closed in
 the reverse order.
@@ -7,7 +7,6 @@ the reverse order.
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -17,35 +16,25 @@ from dataclasses import dataclass
 from functools import partial
 
 import grpc
-from grpc_health.v1 import health_pb2
-from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from grpc_reflection.v1alpha import reflection
 
-from clipsearch.v1 import image_search_pb2 as pb
-from clipsearch.v1.image_search_pb2_grpc import add_ImageSearchServiceServicer_to_server
 from clipsearch_server import metrics
 from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog, EngineMaker, EngineMakerFactory
 from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.engine import SearchEngine
-from clipsearch_server.errors import ClipsearchError, ModelMismatch, StartupError
+from clipsearch_server.errors import ClipsearchError, ModelMismatch
 from clipsearch_server.fetch.http import HttpFetcher
 from clipsearch_server.loaded_model import LoadedModels
 from clipsearch_server.metrics_endpoint import counting_images, measure_lag, serve_metrics
-from clipsearch_server.open_identity import Identity, open_identity
+from clipsearch_server.open_identity import open_identity
 from clipsearch_server.open_models import max_decoded, open_models
+from clipsearch_server.open_server import open_server, server_version
 from clipsearch_server.open_store import open_store
 from clipsearch_server.ports import ImageFetcher, ImageIndex
-from clipsearch_server.rpc import convert
-from clipsearch_server.rpc.admission import Admission
 from clipsearch_server.rpc.call_record import begin_at_zero
 from clipsearch_server.rpc.drain import DrainInterceptor
 from clipsearch_server.rpc.health import HealthReporter
-from clipsearch_server.rpc.interceptors import SERVICE_NAME, CallInterceptor
-from clipsearch_server.rpc.methods import Work
-from clipsearch_server.rpc.options import ServiceOptions
-from clipsearch_server.rpc.servicer import ImageSearchServicer
 from clipsearch_server.searching import ImageSearcher
 from clipsearch_server.settings import Settings
 from clipsearch_server.text_embedding import TextEmbedder
@@ -53,13 +42,6 @@ from clipsearch_server.tracing import trace_to
 
 logger = logging.getLogger(__name__)
 
-# Room for the request around an image of the largest size.
-_MESSAGE_OVERHEAD_BYTES = 2**20
-_MAX_PENDING_CALLS = 20_000
-# Of one connection; more wait at their caller's. Without a limit, one that opens and resets streams
-# as fast as it can (CVE-2023-44487) held up all others for 9 s and took 270 MB; so, 0.1 s and 7 MB
-# (tests/integration/test_wire.py has a smaller one).
-_MAX_CALLS_PER_CONNECTION = 128
 # Of the grace, for streams to end by themselves; in the rest is finished what they have brought.
 _STREAMS_SHARE = 0.75
 # Prompts that one request brings before an encoder at a time: those of others come in between.
@@ -138,8 +120,15 @@ async def open_app(settings: Settings, *, shares_port: bool = False) -> AsyncIte
         health = HealthReporter({"encoder": catalog.check_encoders, "index": catalog.check_index})
         draining = DrainInterceptor()
         await _open_metrics(stack, settings, catalog)
-        server, address = _server(
-            settings, identity, catalog, memory, health, draining, shares_port
+        server, address = open_server(
+            settings,
+            authenticate=identity.authenticate,
+            listen=identity.listen,
+            catalog=catalog,
+            memory=memory,
+            health=health,
+            draining=draining,
+            shares_port=shares_port,
         )
         await health.check()
         await server.start()
@@ -162,7 +151,7 @@ async def _open_tracing(stack: AsyncExitStack, settings: Settings) -> None:
             trace_to(
                 settings.tracing.endpoint,
                 sample_ratio=settings.tracing.sample_ratio,
-                version=_version(),
+                version=server_version(),
             )
         )
 
@@ -171,7 +160,7 @@ async def _open_metrics(stack: AsyncExitStack, settings: Settings, catalog: Cata
     """Counts from now on, and serves what is counted where the settings say."""
     begin_at_zero()
     metrics.BUILD_INFO.labels(
-        version=_version(),
+        version=server_version(),
         encoder=settings.encoder.backend,
         index=settings.index.backend,
         model=next(iter(catalog.models)).card.model_id,
@@ -182,10 +171,6 @@ async def _open_metrics(stack: AsyncExitStack, settings: Settings, catalog: Cata
         stack.enter_context(counting_images(catalog.image_counts))
         address = await stack.enter_async_context(serve_metrics(settings.metrics.address))
         logger.info("metrics address=%s", address)
-
-
-def _version() -> str:
-    return importlib.metadata.version("clipsearch-server")
 
 
 def _engine_maker(
@@ -239,83 +224,3 @@ def _engine_maker(
         )
 
     return maker
-
-
-def _server(
-    settings: Settings,
-    identity: Identity,
-    catalog: Catalog,
-    memory: Budget,
-    health: HealthReporter,
-    draining: DrainInterceptor,
-    shares_port: bool,
-) -> tuple[grpc.aio.Server, str]:
-    server = grpc.aio.server(
-        interceptors=[
-            CallInterceptor(
-                authenticate=identity.authenticate,
-                admission=Admission(
-                    {
-                        Work.QUERY: settings.admission.max_queries,
-                        Work.INGEST: settings.admission.max_ingest,
-                        Work.BULK: settings.admission.max_bulk,
-                    }
-                ),
-                default_deadline_s=settings.default_deadline_s,
-                stream_idle_s=settings.admission.stream_idle_s,
-            ),
-            draining,
-        ],
-        options=[
-            ("grpc.max_receive_message_length", settings.image.max_bytes + _MESSAGE_OVERHEAD_BYTES),
-            ("grpc.max_send_message_length", -1),
-            # gRPC core would cancel calls from 1,000 waiting on, unseen by us; we refuse them
-            # ourselves.
-            ("grpc.server.max_pending_requests", _MAX_PENDING_CALLS),
-            ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING_CALLS),
-            ("grpc.max_concurrent_streams", _MAX_CALLS_PER_CONNECTION),
-            # A peer that vanished without a word holds its places for no longer than this.
-            ("grpc.keepalive_time_ms", 60_000),
-            ("grpc.keepalive_timeout_ms", 20_000),
-            # A client may ask as often whether we are there; gRPC hangs up on who asks more than
-            # once in five minutes, which ours does exactly.
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 60_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            # Two servers on one port would share its calls without anybody noticing.
-            ("grpc.so_reuseport", int(shares_port)),
-        ],
-    )
-    options = ServiceOptions(
-        default_limit=settings.default_limit,
-        near_duplicate_similarity=settings.near_duplicate_similarity,
-        max_in_flight_per_stream=settings.max_in_flight_per_stream,
-        memory=memory,
-        info=_info(settings),
-    )
-    add_ImageSearchServiceServicer_to_server(ImageSearchServicer(catalog, options), server)
-    add_HealthServicer_to_server(health, server)
-    health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection(
-        (SERVICE_NAME, health_name, reflection.SERVICE_NAME), server
-    )
-    try:
-        port = identity.listen(server, settings.address)
-    except RuntimeError as error:
-        raise StartupError(
-            f"cannot listen on {settings.address}: it is taken, or not an address of this machine; "
-            "choose another with --address"
-        ) from error
-    return server, f"{settings.address.rpartition(':')[0]}:{port}"
-
-
-def _info(settings: Settings) -> pb.GetServerInfoResponse:
-    return pb.GetServerInfoResponse(
-        version=_version(),
-        limits=pb.Limits(
-            max_image_bytes=settings.image.max_bytes,
-            max_image_pixels=settings.image.max_pixels,
-            default_limit=settings.default_limit,
-            max_limit=convert.MAX_LIMIT,
-            fetch_enabled=settings.fetch.enabled,
-        ),
-    )
