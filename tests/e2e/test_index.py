@@ -127,11 +127,11 @@ def server_options(tmp_path: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.timeout(280)
-def test_thousands_of_files_through_ctrl_c_and_a_crash_of_the_server(
+def test_ten_thousand_files_through_ctrl_c_and_a_crash_of_the_server(
     tmp_path: Path, server_options: tuple[str, ...]
 ) -> None:
     folder = tmp_path / "pictures"
-    count = 3_000
+    count = 10_000
     good, bad = make_folder(folder, count)
     with ServerProcess(*server_options) as server:
         address = server.address
@@ -154,7 +154,7 @@ def test_thousands_of_files_through_ctrl_c_and_a_crash_of_the_server(
             stdout, stderr = command.communicate(timeout=200)
         assert command.returncode == 1, stderr
         assert "stored already" in stdout
-        assert unsuccessful(stdout) == len(bad)
+        assert unsuccessful(stdout) == 100
         check(address, folder, good, bad)
 
 
