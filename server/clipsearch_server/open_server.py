@@ -86,6 +86,8 @@ def open_server(
             # once in five minutes, which ours does exactly.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 60_000),
             ("grpc.keepalive_permit_without_calls", 1),
+            # Who connects, and says nothing, holds a descriptor for no longer.
+            ("grpc.server_handshake_timeout_ms", 10_000),
             # Two servers on one port would share its calls without anybody noticing.
             ("grpc.so_reuseport", int(shares_port)),
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 from collections.abc import Callable
 
 from clipsearch_server.app import open_app
@@ -25,6 +26,7 @@ async def serve(
     ``shares_port``: other processes that say so too may listen on the port. Raises StartupError and
     ModelMismatch if it cannot start as configured.
     """
+    _take_all_descriptors()
     async with open_app(settings, shares_port=shares_port) as app:
         # What starting made stays for good. Collecting garbage, which stops the event loop, need
         # not look at it again: 25 to 56 ms each time (measured in bench/index_optimize.py).
@@ -35,3 +37,10 @@ async def serve(
         logger.info("draining grace_s=%g", settings.grace_s)
         await app.drain()
     logger.info("stopped")
+
+
+def _take_all_descriptors() -> None:
+    """Lets this process open as many files as it may. What most systems give at first, 1024, is
+    for programs that use select(2); a connection or a segment of the index takes one each."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
