@@ -46,7 +46,7 @@ async def server(
     model = write_tiny_model(tmp_path_factory.mktemp("server") / "model")
     server = ServerProcess(
         *("--index-backend", "qdrant", "--qdrant-url", qdrant.url),
-        *("--model-dir", str(model), "--index-timeout-s", "0.5"),
+        *("--model-dir", str(model), "--index-timeout-s", "1"),
     )
     await asyncio.to_thread(server.__enter__)
     yield server
