@@ -39,7 +39,7 @@ WORKDIR /source
 COPY constraints.txt ./
 COPY client ./client
 COPY server ./server
-RUN pip wheel --no-cache-dir --wheel-dir /wheels --constraint constraints.txt ./client ./server
+RUN pip wheel --no-cache-dir --wheel-dir /wheels --constraint constraints.txt ./client "./server[otel]"
 
 
 FROM base AS server
