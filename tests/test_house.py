@@ -55,3 +55,10 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     for document in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_alert_has_its_page_in_the_runbook() -> None:
+    rules = (ROOT / "deploy" / "observability" / "alerts.yml").read_text()
+    runbook = (ROOT / "docs" / "operations.md").read_text()
+    alerts = set(re.findall(r"alert: (\w+)", rules))
+    assert alerts == set(re.findall(r"^### (Clipsearch\w+)$", runbook, re.MULTILINE))

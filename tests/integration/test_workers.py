@@ -133,8 +133,16 @@ async def health(server: ServerProcess) -> int:
     return int(answer.status)
 
 
+async def serving_until(server: ServerProcess, line: str, times: int = 1) -> None:
+    """Returns once the log has the line so many times; until then the server must serve."""
+    async with asyncio.timeout(WAIT_S):
+        while server.log.count(line) < times:
+            assert await health(server) == HealthCheckResponse.SERVING
+            await asyncio.sleep(0.05)  # so that a new worker has a core to start on
+
+
 async def test_every_worker_answers_and_one_that_is_killed_is_replaced(
-    neighbours: Neighbours,
+    neighbours: Neighbours, tmp_path: Path
 ) -> None:
     async with running(neighbours, "--metrics-address", "127.0.0.1:0") as server:
         workers = await asyncio.to_thread(workers_of, server)
@@ -146,12 +154,13 @@ async def test_every_worker_answers_and_one_that_is_killed_is_replaced(
             await asyncio.gather(*map(query, channels))
             assert await asyncio.to_thread(answered_queries, server) == CONNECTIONS
 
+            card = tmp_path / "model" / "model_card.json"
+            away = card.rename(tmp_path / "away")  # so that no worker can start
             workers[0].kill()
             await asyncio.to_thread(workers[0].wait)
-            async with asyncio.timeout(WAIT_S):
-                while server.log.count("serving pid=") == WORKERS:
-                    assert await health(server) == HealthCheckResponse.SERVING
-                    await asyncio.sleep(0.05)  # so that the new worker has a core to start on
+            await serving_until(server, "worker=1 cannot start: ")
+            away.rename(card)
+            await serving_until(server, "serving pid=", WORKERS + 1)
             # Those who were connected to it are connected to another by now.
             await asyncio.gather(*(query(channel, wait_for_ready=True) for channel in channels))
             # What it had counted is not lost with it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -27,7 +27,8 @@ RENAMED = {
 _OTHER_VARIABLES = re.compile(rf"{ENV_PREFIX}(CONFIG|SERVER|API_KEY|TEST_.*)")
 # Kubernetes tells every pod of each service there is, under the service's name, which may be ours.
 _KUBERNETES_VARIABLES = re.compile(
-    rf"{ENV_PREFIX}(.*_)?(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
+    rf"{ENV_PREFIX}(.*_)?"
+    r"(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT=\w+://|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?=).*"
 )
 
 
@@ -68,12 +69,15 @@ class Setting:
     def takes(self) -> str:
         """What its value looks like, for ``--help``."""
         annotation: Any = self.field.annotation
+        members = get_args(annotation)
+        if type(None) in members and len(members) == 2:  # or nothing
+            annotation = _bare(next(it for it in members if it is not type(None)))
         if get_origin(annotation) is Literal:
             return "|".join(map(str, get_args(annotation)))
         if self.is_list:
             return "A,B,..."
         if self._has(Path):
-            return "FILE" if type(None) in get_args(annotation) else "DIR"
+            return "FILE" if type(None) in members else "DIR"
         if self._has(SecretStr):
             return "KEY"
         return {bool: "true|false", int: "N", float: "X"}.get(annotation, "TEXT")
@@ -130,15 +134,15 @@ def variable(name: str) -> str:
     return ENV_PREFIX + name.replace(".", "_").upper()
 
 
-def unknown_variables(names: Iterable[str]) -> list[str]:
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Returns the variables that look like settings of the server and are none."""
     known = {it.variable for it in settings_of()}
     return sorted(
         name
-        for name in set(names) - known
+        for name in environ.keys() - known
         if name.startswith(ENV_PREFIX)
         and not _OTHER_VARIABLES.fullmatch(name)
-        and not _KUBERNETES_VARIABLES.fullmatch(name)
+        and not _KUBERNETES_VARIABLES.match(f"{name}={environ[name]}")
     )
 
 

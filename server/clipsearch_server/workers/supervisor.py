@@ -183,11 +183,12 @@ class _Supervisor:
                 async with asyncio.timeout(pause_s):
                     await self._stopping.wait()
                     return True
-            worker = await self._start(worker.number)
             try:
+                worker = await self._start(worker.number)
                 await worker.serving()
-            except StartupError as error:
-                _log.error("worker=%d cannot start: %s", worker.number, error.message)
+            except (StartupError, OSError) as error:  # OSError: the system has no process for it
+                _log.error("worker=%d cannot start: %s", worker.number, error)
+                worker.since = asyncio.get_running_loop().time()
 
     async def _stop(self) -> None:
         await self._stopping.wait()

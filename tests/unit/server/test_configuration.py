@@ -244,17 +244,19 @@ def test_variables_of_others_are_left_alone() -> None:
         if variable is not None
     }
     of_kubernetes = {  # of services that are named clipsearch and clipsearch-server
-        "CLIPSEARCH_SERVICE_HOST",
-        "CLIPSEARCH_SERVICE_PORT_GRPC",
-        "CLIPSEARCH_PORT",
-        "CLIPSEARCH_PORT_50051_TCP_ADDR",
-        "CLIPSEARCH_SERVER_SERVICE_PORT",
-        "CLIPSEARCH_SERVER_PORT_50051_TCP",
+        "CLIPSEARCH_SERVICE_HOST": "10.0.0.7",
+        "CLIPSEARCH_SERVICE_PORT_GRPC": "50051",
+        "CLIPSEARCH_PORT": "tcp://10.0.0.7:50051",
+        "CLIPSEARCH_PORT_50051_TCP_ADDR": "10.0.0.7",
+        "CLIPSEARCH_SERVER_SERVICE_PORT": "50051",
+        "CLIPSEARCH_SERVER_PORT_50051_TCP": "tcp://10.0.0.8:50051",
     }
     others = {"CLIPSEARCH_SERVER", "CLIPSEARCH_API_KEY", "CLIPSEARCH_TEST_X", "QDRANT_TAG"}
     assert of_the_command
-    environ = dict.fromkeys(of_the_command | of_kubernetes | others, "x")
+    environ = dict.fromkeys(of_the_command | others, "x") | of_kubernetes
     assert load_settings([], environ) == load_settings([], {})
+    with pytest.raises(StartupError, match="CLIPSEARCH_PORT: there is no such setting"):
+        load_settings([], {"CLIPSEARCH_PORT": "50051"})  # which somebody means for one
 
 
 def test_what_replaces_a_setting_that_went_is_one() -> None:
