@@ -365,7 +365,8 @@ def test_row_29_a_key_is_good_until_it_expires_and_refusals_are_summed_up(
         authenticate(FakeContext())
     assert authenticate.log_refused()
     assert not authenticate.log_refused()
-    assert [record.getMessage() for record in caplog.records] == [
+    (record,) = caplog.records
+    assert record.getMessage() == (
         "refused calls of strangers: 3 with an unknown key, 1 with an expired key of web, "
         "1 without a key"
-    ]
+    )
