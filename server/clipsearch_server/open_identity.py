@@ -74,6 +74,8 @@ async def open_identity(settings: Settings) -> AsyncIterator[Identity]:
         )
     finally:
         following.cancel()
+        if authenticator is not None:
+            authenticator.log_refused()
 
 
 async def _check_exposure(settings: Settings) -> None:
@@ -138,8 +140,8 @@ async def _follow(
             if now - warned >= _WARN_OF_EXPIRY_EVERY:
                 warn_of_expiry(certificate.value, now)
                 warned = now
-        if authenticator is not None and now - logged >= _LOG_REFUSED_EVERY:
-            authenticator.log_refused()
+        is_due = now - logged >= _LOG_REFUSED_EVERY
+        if authenticator is not None and is_due and authenticator.log_refused():
             logged = now
         await asyncio.sleep(_CHECK_EVERY_S)
         for followed in (ring, certificate):

@@ -28,9 +28,10 @@ from clipsearch_server.settings import Settings
 # Room for the request around an image of the largest size.
 _MESSAGE_OVERHEAD_BYTES = 2**20
 _MAX_PENDING_CALLS = 20_000
-# Of one connection; more wait at their caller's. Without a limit, one that opens and resets streams
-# as fast as it can (CVE-2023-44487) held up all others for 9 s and took 270 MB; so, 0.1 s and 7 MB
-# (tests/integration/test_wire.py has a smaller one).
+# Of one connection; more wait at their caller's. It is also all that one connection can make us
+# begin and throw away at a time: while one opened and reset 30,000 streams as fast as it could
+# (CVE-2023-44487), another caller waited 0.6 s at worst with 128, 5.6 s with 1,000, and without a
+# limit the server took 200 MB more (tests/integration/test_wire.py has a smaller flood).
 _MAX_CALLS_PER_CONNECTION = 128
 
 

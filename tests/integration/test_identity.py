@@ -100,6 +100,8 @@ def server(deployment: Deployment) -> Iterator[ServerProcess]:
     with ServerProcess(*deployment.options) as server:
         yield server
     assert "Traceback" not in server.log
+    assert "UNAUTHENTICATED" not in server.log  # strangers fill no disk: they are summed up
+    assert "refused calls of strangers: " in server.log
     for key in (*deployment.given, EXPIRED):
         assert key not in server.log
 

@@ -58,13 +58,15 @@ class Authenticator:
             raise Unauthenticated(_INVALID)
         return known.caller
 
-    def log_refused(self) -> None:
-        """Logs how many strangers called since it last did: a line, however many there were."""
+    def log_refused(self) -> bool:
+        """Logs how many strangers called since it last did, a line however many there were.
+        Returns whether there were any."""
         if not self._refused:
-            return
+            return False
         refused, self._refused = self._refused, Counter()
         reasons = ", ".join(f"{count} {reason}" for reason, count in refused.most_common())
-        logger.warning("refused %d calls: %s", refused.total(), reasons)
+        logger.warning("refused calls of strangers: %s", reasons)
+        return True
 
     def _by_certificate(self, context: Context) -> Caller:
         # Of the certificate's alternative names; of its common name, if it has none.
