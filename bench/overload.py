@@ -58,6 +58,7 @@ RESULT = ROOT / "bench" / "results" / "overload.json"
 STORED = 500
 TIMEOUT_S = 30.0
 HEALTH_EVERY_S = 0.02
+START_S = 3.0  # for every process to connect; the first time, to be started too
 PUSHBACK = "grpc-retry-pushback-ms"
 QUERY_TEXT = "/clipsearch.v1.ImageSearchService/QueryText"
 # Each its own connection: gRPC shares one between the channels of a process otherwise.
@@ -149,10 +150,9 @@ class Bench:
 
     def _measure(self, name: str, channels: int, seconds: float | None, callers: int) -> Phase:
         processes = min(self._processes, channels)
-        start_at = time.time() + 2.0
-        stop = multiprocessing.get_context("spawn").Manager()
-        with stop:
-            stopped = stop.Event()
+        start_at = time.time() + START_S
+        with multiprocessing.get_context("spawn").Manager() as manager:
+            stopped = manager.Event()
             health = self._pool.submit(check_health, self._server.address, start_at, stopped)
             with memory_of(self._server.process.pid) as rss_mib:
                 loads: list[Future[tuple[Answers, float]]] = [
@@ -229,12 +229,13 @@ async def _load(
     await asyncio.gather(*(channel.channel_ready() for channel in opened))
     methods = [channel.unary_unary(QUERY_TEXT) for channel in opened]
     await asyncio.sleep(start_at - time.time())
+    begun = time.time()
     mine = [methods[number % channels] for number in range(callers)]
     if seconds is None:
         await asyncio.gather(*map(ask, mine))
     else:
-        await asyncio.gather(*(ask_again(method, start_at + seconds) for method in mine))
-    took = time.time() - start_at
+        await asyncio.gather(*(ask_again(method, begun + seconds) for method in mine))
+    took = time.time() - begun
     await asyncio.gather(*(channel.close() for channel in opened))
     return answers, took
 
@@ -303,7 +304,7 @@ def part(total: int, number: int, parts: int) -> int:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    return quantiles(values, n=100)[percent - 1]
+    return quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def report(phases: Sequence[Phase], arguments: argparse.Namespace, *, write: bool) -> None:

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2
-from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch_server.callers import ANYBODY, Caller
@@ -31,6 +30,9 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_DETAILS = "grpc-status-details-bin"  # where gRPC's libraries look for a google.rpc.Status
+# What gRPC's own retries go by (gRFC A6), for clients that know no RetryInfo.
+_PUSHBACK = "grpc-retry-pushback-ms"
 
 Authenticate: TypeAlias = Callable[[Context], Caller]
 
@@ -146,13 +148,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except Exception as error:  # every error has a status; see `to_status`
             status = to_status(error)
             trailers: tuple[tuple[str, str | bytes], ...] = (
-                (GRPC_DETAILS_METADATA_KEY, status.SerializeToString()),
+                (_DETAILS, status.SerializeToString()),
             )
             if isinstance(error, Overloaded):
                 outcome = ""
                 self._refusals.note(method, error.reason)
-                # What gRPC's own retries go by (gRFC A6), for clients that know no RetryInfo.
-                trailers += (("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1000))),)
+                trailers += ((_PUSHBACK, str(round(error.retry_after_s * 1000))),)
             else:
                 outcome = f"code={code_pb2.Code.Name(status.code)} reason={reason_of(status)}"
             await context.abort(_CODES[status.code], status.message, trailers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -74,7 +75,7 @@ def test_appointments_are_apart_and_within_bounds(per_second: float, count: int)
     waits = [appointments.make(0.0, per_second) for _ in range(count)]
     assert all(SOONEST_S <= wait <= LATEST_S for wait in waits)
     step = 1 / max(per_second, 1)
-    for earlier, later in zip(waits, waits[1:], strict=False):
+    for earlier, later in pairwise(waits):
         # But where they begin anew, being too far ahead.
         assert later - earlier == pytest.approx(step) or earlier + step > LATEST_S
 
@@ -117,21 +118,14 @@ def test_a_caller_makes_no_more_calls_a_second_than_its_quota() -> None:
     doorman = admission(clock)
     paced = caller("paced", Quota(calls_per_second=5))
 
-    def made(calls: int) -> int:
-        count = 0
+    for elapsed_s, calls in ((0, 5), (0.4, 2), (60, 5)):
+        clock.now += elapsed_s
         for _ in range(calls):
-            try:
-                with doorman.admit(Work.QUERY, paced):
-                    count += 1
-            except QuotaExceeded as error:
-                assert error.metadata == {"quota": "calls_per_second"}
-        return count
-
-    assert made(20) == 5
-    clock.now += 0.4
-    assert made(20) == 2
-    clock.now += 60
-    assert made(20) == 5
+            with doorman.admit(Work.QUERY, paced):
+                pass
+        with pytest.raises(QuotaExceeded) as caught, doorman.admit(Work.QUERY, paced):
+            pass
+        assert caught.value.metadata == {"quota": "calls_per_second"}
 
 
 def test_a_quota_that_changes_holds_from_then_on() -> None:
