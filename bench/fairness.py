@@ -9,8 +9,8 @@ One caller asks one QueryText after the other (a new text each time) for --secon
 QueryImage after the other, every 50 ms. The ratio of a round's p99 to that of its idle half is what
 counts; and the last column says what the queries cost the load: images/s alone, then beside them.
 
-With --triton, Triton runs the model (`make .triton/ready`); --target asks a server that runs
-already, whose load is left to others.
+With Triton: start one that serves the folder, and give --option=--encoder-backend=triton and
+--option=--triton-address=HOST:PORT.
 """
 
 from __future__ import annotations

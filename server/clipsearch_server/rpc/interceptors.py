@@ -23,9 +23,10 @@ __all__ = ["SERVICE_NAME", "Authenticate", "CallInterceptor", "Context", "let_an
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
-# Where clients look for a google.rpc.Status (grpc_status has it too, and no type for it).
-_DETAILS_KEY = "grpc-status-details-bin"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_DETAILS = "grpc-status-details-bin"  # where gRPC's libraries look for a google.rpc.Status
+# What gRPC's own retries go by (gRFC A6), for clients that know no RetryInfo.
+_PUSHBACK = "grpc-retry-pushback-ms"
 
 Authenticate: TypeAlias = Callable[[Context], Caller]
 
@@ -143,12 +144,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             raise
         except Exception as error:  # every error has a status; see `to_status`
             status = to_status(error)
-            trailers = [(_DETAILS_KEY, status.SerializeToString())]
+            trailers = [(_DETAILS, status.SerializeToString())]
             if isinstance(error, Overloaded):
                 record.failed(status, line=False)
                 self._refusals.note(method, error.reason)
-                # What gRPC's own retries go by (gRFC A6), for clients that know no RetryInfo.
-                trailers.append(("grpc-retry-pushback-ms", str(round(error.retry_after_s * 1000))))
+                trailers.append((_PUSHBACK, str(round(error.retry_after_s * 1000))))
             else:
                 record.failed(status)
         finally:

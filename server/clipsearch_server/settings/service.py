@@ -11,7 +11,7 @@ class AdmissionSettings(Group):
     """How many calls are served at a time; more are refused, to come again."""
 
     max_queries: int = Field(
-        default=512, ge=1, description="calls that search or read, under way at a time"
+        default=128, ge=1, description="calls that search or read, under way at a time"
     )
     max_ingest: int = Field(
         default=128, ge=1, description="calls that add, change or delete, under way at a time"

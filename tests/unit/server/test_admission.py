@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipsearch_server.callers import ANYBODY, Caller, Quota, Scope
@@ -69,7 +69,8 @@ def test_those_refused_come_again_as_fast_as_they_can_be_served() -> None:
     assert len(set(times)) == 300
 
 
-@given(st.floats(0, 10_000), st.integers(1, 500))
+@settings(deadline=None)
+@given(st.floats(0, 10_000), st.integers(1, 100))
 def test_appointments_are_apart_and_within_bounds(per_second: float, count: int) -> None:
     appointments = Appointments()
     waits = [appointments.make(0.0, per_second) for _ in range(count)]
@@ -77,7 +78,7 @@ def test_appointments_are_apart_and_within_bounds(per_second: float, count: int)
     step = 1 / max(per_second, 1)
     for earlier, later in pairwise(waits):
         # But where they begin anew, being too far ahead.
-        assert later - earlier == pytest.approx(step) or earlier + step > LATEST_S
+        assert abs(later - earlier - step) < 1e-9 or earlier + step > LATEST_S
 
 
 def test_an_appointment_that_is_over_holds_nobody_up() -> None:
@@ -118,18 +119,14 @@ def test_a_caller_makes_no_more_calls_a_second_than_its_quota() -> None:
     doorman = admission(clock)
     paced = caller("paced", Quota(calls_per_second=5))
 
-    def made(calls: int) -> int:
-        count = 0
+    for elapsed_s, calls in ((0, 5), (0.4, 2), (60, 5)):
+        clock.now += elapsed_s
         for _ in range(calls):
-            with suppress(QuotaExceeded), doorman.admit(Work.QUERY, paced):
-                count += 1
-        return count
-
-    assert made(20) == 5
-    clock.now += 0.4
-    assert made(20) == 2
-    clock.now += 60
-    assert made(20) == 5
+            with doorman.admit(Work.QUERY, paced):
+                pass
+        with pytest.raises(QuotaExceeded) as caught, doorman.admit(Work.QUERY, paced):
+            pass
+        assert caught.value.metadata == {"quota": "calls_per_second"}
 
 
 def test_a_quota_that_changes_holds_from_then_on() -> None:
@@ -143,6 +140,7 @@ def test_a_quota_that_changes_holds_from_then_on() -> None:
         pass
 
 
+@settings(deadline=None)
 @given(
     st.floats(0.1, 1000),
     st.lists(st.floats(0, 3), min_size=1, max_size=80),
@@ -163,6 +161,7 @@ def test_a_bucket_gives_no_more_than_comes_in_and_one_second_of_it(
             assert last - first + 1 <= allowed * (1 + 1e-6) + 1e-6
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 1000))
 def test_a_bucket_gives_all_that_comes_in(per_second: float) -> None:
     pacer = Pacer()

@@ -114,9 +114,10 @@ class _Inbox:
                 for place, (waiting_id, _) in enumerate(self.reads):
                     if waiting_id == message_id:
                         self.reads[place] = (message_id, None)
-            case (
-                Search() | Get() | GetEmbeddings() | FindContent() | Scroll() | Count() | GetStats()
-            ):
+            case GetStats():
+                # Asked to see whether we work, and not how much there is to do.
+                self.reads.appendleft((message_id, request))
+            case Search() | Get() | GetEmbeddings() | FindContent() | Scroll() | Count():
                 self.reads.append((message_id, request))
             case _:
                 self.ordered.append((message_id, request))
