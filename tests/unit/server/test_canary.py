@@ -21,8 +21,7 @@ CANARY = read_canary(DEMO)
 
 
 async def test_the_model_passes_its_own_canary_and_not_the_other_towers() -> None:
-    canary = read_canary(DEMO)
-    swapped = Canary(canary.token_ids, canary.image_embedding, canary.pixels, canary.text_embedding)
+    swapped = Canary(CANARY.token_ids, CANARY.image_embedding, CANARY.pixels, CANARY.text_embedding)
     async with OnnxEncoder(DEMO, threads=1) as encoder:
         async with ProvenEncoder(encoder, CANARY) as proven:
             await proven.health()
