@@ -120,6 +120,7 @@ class _Tower:
         self._min_patience_s = min_patience_s
         self._proven = False
         self._problem: str | None = None  # what the last canary found
+        self._is_wrong = False
         self._asking: asyncio.Task[None] | None = None
         self._due_at = 0.0
         self._silent_since: float | None = None  # the first canary since the last answer
@@ -152,6 +153,8 @@ class _Tower:
         finally:
             self._under_way.remove(len(rows))
         self._note_life()
+        if self._is_wrong:  # found meanwhile
+            raise EncoderUnavailable(self._problem or "the model was another one")
         return embeddings
 
     async def check(self) -> None:
@@ -219,7 +222,8 @@ class _Tower:
         if self._expected is None:
             self._expected = embedding
         cosine = float(self._expected @ embedding)
-        if cosine < _MIN_COSINE:
+        self._is_wrong = cosine < _MIN_COSINE
+        if self._is_wrong:
             self._proven = False
             self._problem = (
                 f"the {self._name} encoder embeds the canary of its model folder otherwise than "

@@ -94,6 +94,28 @@ async def test_another_model_of_the_same_shape_is_refused_until_the_right_one_is
         await encoder.encode_text(texts())
 
 
+async def test_what_a_wrong_model_answered_before_it_was_found_out_is_not_used() -> None:
+    triton = ScriptedTriton()
+    gate = asyncio.Event()
+
+    async def wrong(request: Any, context: Any) -> Any:
+        if request.inputs[0].shape[0] > 1:  # a caller's
+            await gate.wait()
+        return await everything_as(AXES[1])(request, context)
+
+    async with proven(triton) as encoder:
+        await encoder.health()
+        triton.infer = wrong
+        for _ in triton.requests:
+            await triton.arrived.acquire()
+        call = asyncio.create_task(encoder.encode_text(texts(2)))
+        await triton.arrived.acquire()
+        await until_sick(encoder)
+        gate.set()
+        with pytest.raises(EncoderUnavailable, match="other weights"):
+            await call
+
+
 async def test_one_tower_that_is_wrong_is_refused_and_the_other_works() -> None:
     triton = ScriptedTriton()
 
