@@ -314,8 +314,6 @@ def run(rounds: int, seed: int, data_dir: Path, say: Callable[[str], None] = pri
     report.acknowledged = oracle.acknowledgements
     report.images = sum(known.acknowledged != DELETED for known in oracle.images.values())
     report.restart_s_median, report.restart_s_worst = median(restarts_s), max(restarts_s)
-    if report.restart_s_median > MAX_RESTART_S:
-        raise Broken(f"a restart takes {report.restart_s_median:.1f} s")
     return report
 
 
@@ -376,6 +374,8 @@ def main() -> int:
             report = run(arguments.rounds, arguments.seed, data_dir)
         except Broken as error:
             report = Report(arguments.rounds, arguments.seed, broken=str(error))
+    if report.restart_s_median > MAX_RESTART_S:
+        report.broken = "restarts take too long"
     result = {name: getattr(report, name) for name in Report.__slots__}  # type: ignore[attr-defined]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -28,15 +28,11 @@ logger = logging.getLogger(__name__)
 # The same model on other hardware, or in another precision's arithmetic, stays above 0.999 (see
 # docs/models.md); another model, however much it is alike, is nowhere near.
 _MIN_COSINE = 0.99
-# A check waits for so long, which is less than `rpc/health` waits for a check; an encoder that has
-# nothing else to do and is silent for so long hangs.
-_WAIT_S = 0.8
-_PATIENCE_S = 0.7
 # A canary that is not answered by then may be lost, and is asked again.
 _TIMEOUT_S = 5.0
 # A canary takes at most this share of an encoder's time.
 _SHARE = 1 / 20
-_INTERVAL_S = 0.5
+_INTERVAL_S = 0.4
 # A wait that took so much longer than it should says something of our event loop, and nothing of
 # the encoder.
 _LOOP_LAG_S = 0.2
@@ -57,15 +53,20 @@ class ProvenEncoder:
     To be busy is no sickness: as long as anything is answered a tower lives, and one that works on
     a batch is given the time that the batch takes. Without any answer for longer than that it
     hangs, and calls fail at once until it has answered the canary: a circuit breaker. One that has
-    become much slower counts as hanging until three canaries in a row took so long.
+    become much slower counts as hanging until three canaries in a row took so long. One that has
+    nothing else to do may be silent for ``patience_s``.
 
     Where the canary's embedding is not known, the first answer is taken for right.
     """
 
-    def __init__(self, encoder: Encoder, canary: Canary) -> None:
+    def __init__(self, encoder: Encoder, canary: Canary, *, patience_s: float = 1.2) -> None:
         self._encoder = encoder
-        self._text = _Tower("text", encoder.encode_text, canary.token_ids, canary.text_embedding)
-        self._image = _Tower("image", encoder.encode_image, canary.pixels, canary.image_embedding)
+        self._text = _Tower(
+            "text", encoder.encode_text, canary.token_ids, canary.text_embedding, patience_s
+        )
+        self._image = _Tower(
+            "image", encoder.encode_image, canary.pixels, canary.image_embedding, patience_s
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -105,14 +106,21 @@ class ProvenEncoder:
 
 class _Tower:
     def __init__(
-        self, name: str, encode: _Encode, canary: NDArray[Any], expected: Embedding | None
+        self,
+        name: str,
+        encode: _Encode,
+        canary: NDArray[Any],
+        expected: Embedding | None,
+        min_patience_s: float,
     ) -> None:
         self._name = name
         self._encode = encode
         self._canary = canary
         self._expected = expected
+        self._min_patience_s = min_patience_s
         self._proven = False
         self._problem: str | None = None  # what the last canary found
+        self._is_wrong = False
         self._asking: asyncio.Task[None] | None = None
         self._due_at = 0.0
         self._silent_since: float | None = None  # the first canary since the last answer
@@ -145,6 +153,8 @@ class _Tower:
         finally:
             self._under_way.remove(len(rows))
         self._note_life()
+        if self._is_wrong:  # found meanwhile
+            raise EncoderUnavailable(self._problem or "the model was another one")
         return embeddings
 
     async def check(self) -> None:
@@ -155,9 +165,9 @@ class _Tower:
                 self._ask(), name=f"canary-{self._name}", context=Context()
             )
         if self._asking is not None:
-            start = monotonic()
-            await asyncio.wait({self._asking}, timeout=_WAIT_S)
-            if monotonic() - start < _WAIT_S + _LOOP_LAG_S:
+            start, wait_s = monotonic(), self._min_patience_s + 0.1
+            await asyncio.wait({self._asking}, timeout=wait_s)
+            if monotonic() - start < wait_s + _LOOP_LAG_S:
                 self._look_for_a_hang()
         if self._problem is not None:
             raise EncoderUnavailable(self._problem)
@@ -174,7 +184,7 @@ class _Tower:
 
     def _patience_s(self) -> float:
         """How long the tower may be silent: what it works on takes its time."""
-        return max(_PATIENCE_S, 2 * self._work_ahead() * min(self._costs_s, default=0.0))
+        return max(self._min_patience_s, 2 * self._work_ahead() * min(self._costs_s, default=0.0))
 
     def _work_ahead(self) -> int:
         """The rows of a canary and of the largest call before it."""
@@ -212,7 +222,8 @@ class _Tower:
         if self._expected is None:
             self._expected = embedding
         cosine = float(self._expected @ embedding)
-        if cosine < _MIN_COSINE:
+        self._is_wrong = cosine < _MIN_COSINE
+        if self._is_wrong:
             self._proven = False
             self._problem = (
                 f"the {self._name} encoder embeds the canary of its model folder otherwise than "

@@ -28,7 +28,7 @@ CANARY = Canary(
     np.array([[0, 5, 9]]), AXES[0], np.full((1, 3, 8, 8), 7, np.uint8), AXES[0]
 )  # as ScriptedTriton embeds everything
 NOTICED_S = 3.0  # reliability.md says 2 s; one more for busy cores
-INTERVAL_S = 0.2  # between two checks; a server's is 1 s
+INTERVAL_S = 0.1  # between two checks
 
 
 @asynccontextmanager
@@ -38,7 +38,7 @@ async def proven(
     async with (
         serving(triton) as address,
         TritonEncoder(CARD, address=address, timeout_s=timeout_s) as triton_encoder,
-        ProvenEncoder(triton_encoder, canary) as encoder,
+        ProvenEncoder(triton_encoder, canary, patience_s=0.4) as encoder,
     ):
         yield encoder
 
@@ -92,6 +92,28 @@ async def test_another_model_of_the_same_shape_is_refused_until_the_right_one_is
         triton.infer = triton.first_axis
         await until_well(encoder)
         await encoder.encode_text(texts())
+
+
+async def test_what_a_wrong_model_answered_before_it_was_found_out_is_not_used() -> None:
+    triton = ScriptedTriton()
+    gate = asyncio.Event()
+
+    async def wrong(request: Any, context: Any) -> Any:
+        if request.inputs[0].shape[0] > 1:  # a caller's
+            await gate.wait()
+        return await everything_as(AXES[1])(request, context)
+
+    async with proven(triton) as encoder:
+        await encoder.health()
+        triton.infer = wrong
+        for _ in triton.requests:
+            await triton.arrived.acquire()
+        call = asyncio.create_task(encoder.encode_text(texts(2)))
+        await triton.arrived.acquire()
+        await until_sick(encoder)
+        gate.set()
+        with pytest.raises(EncoderUnavailable, match="other weights"):
+            await call
 
 
 async def test_one_tower_that_is_wrong_is_refused_and_the_other_works() -> None:
@@ -215,7 +237,7 @@ async def test_a_canary_that_finds_no_place_is_no_sickness_while_others_are_answ
     async with proven(triton) as encoder:
         await encoder.health()
         triton.infer = full_for_the_canary
-        for _ in range(10):
+        for _ in range(7):
             await encoder.encode_image(images())
             await encoder.health()
             await asyncio.sleep(0.1)
@@ -245,7 +267,7 @@ async def test_what_has_become_slow_for_good_is_used_in_the_end() -> None:
     triton = ScriptedTriton()
 
     async def slow(request: Any, context: Any) -> Any:
-        await asyncio.sleep(0.9)
+        await asyncio.sleep(0.6)
         return await triton.first_axis(request, context)
 
     async with proven(triton) as encoder:
