@@ -50,7 +50,7 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
     async def refuse_calls(self) -> None:
         """Takes what is on its way, then refuses calls with ServerStopping; returns when hardly
         anybody is about to call any more."""
-        is_under_load = self._under_way > 0 or monotonic() - self._called_at < 1
+        is_under_load = not self._is_quiet()
         await asyncio.sleep(_ACCEPTED_UNDER_LOAD_S if is_under_load else _ACCEPTED_S)
         self._refusing = True
         until = monotonic() + _MAX_REFUSING_S
