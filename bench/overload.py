@@ -9,7 +9,8 @@ is one that the server lacks. That is so for the peak and for the overload alike
 the overload, so the ratio errs to our disadvantage.
 
 * Peak: the most OK answers a second that so and so many callers get who each ask again when they
-  are answered; the best of several numbers of callers.
+  are answered; the best of several numbers of callers. Each has a connection of its own, up to 100
+  as in the overload.
 * Burst: all calls at once, over 1 connection and over 100, each with 30 s. Every answer is counted.
 * Overload: ten times as many callers as the server admits, each of whom asks again when answered,
   and, when refused, after the pause that the server asks for. The OK answers a second, against the
@@ -144,7 +145,7 @@ class Bench:
     def phases(self, calls: int, seconds: float) -> Iterator[Phase]:
         admitted = Settings().admission.max_queries
         for callers in (16, 64, 256):
-            yield self._measure(f"{callers} callers", 8, seconds, callers)
+            yield self._measure(f"{callers} callers", min(callers, 100), seconds, callers)
         for channels in (1, 100):
             name = f"{calls:,} at once, {channels} connection{'s'[: channels - 1]}"
             yield self._measure(name, channels, None, calls)

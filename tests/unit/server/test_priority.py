@@ -29,6 +29,7 @@ class Gate:
 async def batching(gate: Gate, *, max_batch: int) -> AsyncIterator[Batcher[str, str]]:
     batcher: Batcher[str, str] = Batcher(
         gate.process,
+        name="rows",
         max_batch=max_batch,
         is_of_one=lambda error: False,
         closed=lambda: RuntimeError("closed"),
