@@ -123,14 +123,15 @@ def end_call(span: Span, code: int, reason: str) -> None:
 @contextmanager
 def span(name: str, *, of: Sequence[Parent] | None = None) -> Iterator[None]:
     """Times the block: as a part of the call being served, or ``of`` those who began it (`parent`),
-    as a child of the first that is traced and with links to the others."""
+    as a child of the first that is traced and with links to the others that are."""
     if _tracing is None or (of is not None and not any(of)):
         yield
         return
     context: Context | None = None
     links = []
     if of is not None:
-        first, *others = {it.span_id: it for it in of if it is not None}.values()
+        known = {it.span_id: it for it in of if it is not None}.values()
+        first, *others = [it for it in known if it.trace_flags.sampled] or known
         trace = _tracing.trace
         context = trace.set_span_in_context(trace.NonRecordingSpan(first))
         links = [trace.Link(other) for other in others]
@@ -156,6 +157,6 @@ def headers() -> Mapping[str, str] | None:
 
 
 def trace_id() -> str:
-    """Returns the id of the trace that the call being served belongs to; "" if it has none."""
+    """Returns the id of the trace that the call being served belongs to; "" if it is not traced."""
     found = parent()
-    return f"{found.trace_id:032x}" if found is not None else ""
+    return f"{found.trace_id:032x}" if found is not None and found.trace_flags.sampled else ""

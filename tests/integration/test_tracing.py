@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import format_trace_id
 
 from clipsearch import AsyncSearchClient
+from clipsearch_server import tracing
 from clipsearch_server.errors import StartupError
 from clipsearch_server.testing import ServerProcess
 from scripted_triton import ScriptedTriton, serving, write_model_folder
@@ -119,6 +120,40 @@ async def test_a_trace_crosses_from_the_client_through_the_server_to_triton(
     assert TEXT.encode() not in collected.raw
     assert f'"trace_id": "{traced}"' in server.log
     assert "private" not in server.log
+
+
+SAMPLED, UNSAMPLED = f"00-{'a' * 32}-{'1' * 16}-01", f"00-{'b' * 32}-{'2' * 16}-00"
+
+
+async def a_call(traceparent: str) -> tracing.Parent:
+    """Begins a call in a task of its own, as the server does; returns its span."""
+
+    async def begin() -> tracing.Parent:
+        span = tracing.begin_call("service/method", [("traceparent", traceparent)])
+        assert span is not None
+        found = tracing.parent()
+        span.end()
+        return found
+
+    return await asyncio.create_task(begin())
+
+
+async def test_a_batch_is_traced_if_one_of_its_calls_is(collector: tuple[Collector, str]) -> None:
+    collected, endpoint = collector
+    async with tracing.trace_to(endpoint, sample_ratio=0, version="1"):
+        traced, other = await a_call(SAMPLED), await a_call(UNSAMPLED)
+        with tracing.span("batch", of=[other, traced, other, None]):
+            headers = tracing.headers()
+        with tracing.span("untraced", of=[other]):
+            assert not tracing.trace_id()
+    assert headers is not None
+    spans = {it.name: it for it in collected.spans}
+    assert spans.keys() == {"service/method", "batch"}
+    batch = spans["batch"]
+    assert batch.trace_id.hex() == "a" * 32
+    assert batch.parent_span_id == spans["service/method"].span_id
+    assert not batch.links
+    assert headers["traceparent"] == f"00-{'a' * 32}-{batch.span_id.hex()}-01"
 
 
 def test_without_opentelemetry_the_server_says_what_to_install(
