@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from blockbuster import BlockBuster
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -138,7 +139,10 @@ async def a_call(traceparent: str) -> tracing.Parent:
     return await asyncio.create_task(begin())
 
 
-async def test_a_batch_is_traced_if_one_of_its_calls_is(collector: tuple[Collector, str]) -> None:
+async def test_a_batch_is_traced_if_one_of_its_calls_is(
+    collector: tuple[Collector, str], blockbuster: BlockBuster
+) -> None:
+    blockbuster.deactivate()  # OpenTelemetry is imported and set up before anything is served
     collected, endpoint = collector
     async with tracing.trace_to(endpoint, sample_ratio=0, version="1"):
         traced, other = await a_call(SAMPLED), await a_call(UNSAMPLED)
