@@ -1,7 +1,7 @@
 """Spans of a call, for OpenTelemetry. Unless `trace_to` was called, they cost an ``if``.
 
 A trace comes in with a call's W3C ``traceparent`` and goes on to the neighbour that is asked. No
-span holds a text, a URL or a key.
+span holds a text, a URL or a key, nor what an error says: only what kind of error it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, TypeAlias
 
-from clipsearch_server.errors import StartupError
+from clipsearch_server.errors import ClipsearchError, StartupError
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -127,6 +127,7 @@ def span(name: str, *, of: Sequence[Parent] | None = None) -> Iterator[None]:
     if _tracing is None or (of is not None and not any(of)):
         yield
         return
+    failed = _tracing.trace.StatusCode.ERROR
     context: Context | None = None
     links = []
     if of is not None:
@@ -135,8 +136,20 @@ def span(name: str, *, of: Sequence[Parent] | None = None) -> Iterator[None]:
         trace = _tracing.trace
         context = trace.set_span_in_context(trace.NonRecordingSpan(first))
         links = [trace.Link(other) for other in others]
-    with _tracing.tracer.start_as_current_span(name, context=context, links=links):
-        yield
+    with _tracing.tracer.start_as_current_span(
+        name,
+        context=context,
+        links=links,
+        record_exception=False,  # what it says may be what a caller wrote
+        set_status_on_exception=False,
+    ) as made:
+        try:
+            yield
+        except Exception as error:
+            kind = error.reason if isinstance(error, ClipsearchError) else type(error).__name__
+            made.set_attribute("error.type", kind)
+            made.set_status(failed)
+            raise
 
 
 def parent() -> Parent:
