@@ -38,7 +38,7 @@ OTHERS = {
     *("up", "process_cpu_seconds_total", "process_resident_memory_bytes"),
     *("process_open_fds", "process_max_fds"),
 }
-FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile", "min", "max", "time", "by"}
+FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile", "min", "max", "time", "by", "absent"}
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)"
@@ -99,6 +99,14 @@ def test_rules_and_dashboard_name_only_metrics_that_exist() -> None:
         found = named_in(expression)
         assert found, title
         assert found <= names, title
+
+
+def test_rules_and_dashboard_leave_calls_of_other_programs_out() -> None:
+    asked = [*(rule["expr"] for rule in rules()), *expressions().values()]
+    selectors = [it for text in asked for it in re.findall(r"grpc_server_\w+(?:\{[^}]*\})?", text)]
+    assert selectors
+    for selector in selectors:
+        assert 'grpc_service="clipsearch.v1.ImageSearchService"' in selector
 
 
 def test_every_panel_is_in_its_own_place_and_says_what_it_shows() -> None:
