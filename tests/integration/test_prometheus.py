@@ -38,6 +38,8 @@ OTHERS = {
     *("up", "process_cpu_seconds_total", "process_resident_memory_bytes"),
     *("process_open_fds", "process_max_fds"),
 }
+# What is empty with one process; test_workers.py asks several for the metrics.
+OF_WORKERS = {"Processes that ended C", "Workers A"}
 FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile", "min", "max", "time", "by", "absent"}
 
 needs_promtool = pytest.mark.skipif(
@@ -212,7 +214,7 @@ def make_work(client: SearchClient, number: int) -> None:
 def test_every_query_of_the_dashboard_is_answered_about_a_server_at_work(
     server: ServerProcess, prometheus: str
 ) -> None:
-    missing = expressions()
+    missing = {title: it for title, it in expressions().items() if title not in OF_WORKERS}
     ends_at = time.monotonic() + 60  # seconds; it takes three
     numbers = count()
     with SearchClient(server.address) as client:
@@ -229,4 +231,4 @@ def test_every_query_of_the_dashboard_is_answered_about_a_server_at_work(
     assert {rule["name"] for rule in rules_read if rule["type"] == "alerting"} == ALERTS
     for rule in rules_read:
         assert rule["health"] == "ok", rule
-        assert rule.get("state", "inactive") == "inactive", rule
+        assert rule.get("state") != "firing", rule
