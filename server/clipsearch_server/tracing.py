@@ -75,7 +75,7 @@ async def trace_to(endpoint: str, *, sample_ratio: float, version: str) -> Async
     except ModuleNotFoundError as error:
         raise StartupError(
             "tracing.endpoint is set, and OpenTelemetry is not installed: "
-            "pip install 'clipsearch-server[otel]'"
+            'pip install "./server[otel]"'
         ) from error
     # A thread that nobody waits for at the end: the provider may take half a minute to give up.
     flush = Thread(target=_tracing.provider.shutdown, name="spans", daemon=True)

@@ -191,4 +191,4 @@ def test_without_opentelemetry_the_server_says_what_to_install(
         pass
     (line,) = caught.value.message.splitlines()[-1:]
     assert line.startswith("clipsearch-server: tracing.endpoint is set")
-    assert "pip install 'clipsearch-server[otel]'" in line
+    assert 'pip install "./server[otel]"' in line
