@@ -24,6 +24,7 @@ from clipsearch_server import metrics
 from clipsearch_server.catalog import Catalog
 from clipsearch_server.errors import IndexUnavailable, StartupError
 from clipsearch_server.metrics_endpoint import counting_images, measure_lag, serve_metrics
+from clipsearch_server.rpc.call_record import begin_at_zero
 from fakes import FakeEncoder
 from samples import png
 
@@ -94,6 +95,14 @@ async def test_a_bad_item_of_a_stream_is_an_error_though_its_call_is_ok(
     assert value("clipsearch_errors_total", reason="IMAGE_FORMAT_UNSUPPORTED") == errors + 1
     assert value("clipsearch_images_added_total", outcome="added") == added + 1
     assert value("clipsearch_stage_seconds_count", stage="decode") == decoded + 2
+
+
+def test_each_way_to_be_refused_is_there_before_the_first_is() -> None:
+    begin_at_zero()
+    for reason in ("SERVER_OVERLOADED", "QUOTA_EXCEEDED", "UNAUTHENTICATED", "PERMISSION_DENIED"):
+        for work in ("query", "ingest", "bulk"):
+            labels = {"work": work, "reason": reason}
+            assert REGISTRY.get_sample_value("clipsearch_refused_total", labels) is not None
 
 
 async def test_what_is_refused_and_what_is_under_way_can_be_seen(
