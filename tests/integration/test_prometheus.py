@@ -43,10 +43,14 @@ OF_WORKERS = {"Processes that ended C", "Workers A"}
 FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile", "min", "max", "time", "by", "absent"}
 
 needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)"
+    shutil.which("promtool") is None,
+    reason="no promtool, so nothing reads the rules and proves when alerts fire: "
+    "apt-get install prometheus",
 )
 needs_prometheus = pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="prometheus is not installed"
+    shutil.which("prometheus") is None,
+    reason="no prometheus, so nothing answers the queries of the dashboard: "
+    "apt-get install prometheus",
 )
 
 
