@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import Literal, TextIO, TypeAlias
 
 from clipsearch_server import tracing
 
@@ -41,12 +43,25 @@ def set_up(level: str, log_format: LogFormat, *, worker: int | None = None) -> N
     ``worker`` is the number of this process, if it is one of several, and stands in each line.
     What gRPC's core writes there by itself is out of reach.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter((JsonFormatter if log_format == "json" else TextFormatter)(worker))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Says in one line that a record cannot be written, where logging prints a stack trace."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        values = (record.name, record.msg, repr(sys.exception()))
+        line = "a record cannot be written logger=%s template=%s error=%s"
+        told = logging.LogRecord(__name__, logging.ERROR, __file__, 0, line, values, None)
+        # The stream itself may be what fails: closed, or at the end of a broken pipe.
+        with suppress(OSError, ValueError):
+            self.stream.write(self.format(told) + self.terminator)
+            self.flush()
 
 
 class _Formatter(logging.Formatter):
@@ -66,24 +81,23 @@ class _Formatter(logging.Formatter):
 
 
 class TextFormatter(_Formatter):
-    """``time LEVEL logger message request_id=...``, and a traceback in indented lines."""
+    """``time LEVEL logger message request_id=...``, and tracebacks in indented lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         message, _ = _read(record)
         parts = [self.formatTime(record), record.levelname, record.name, message]
         parts += (f"{name}={value}" for name, value in self._ids())
         lines = [" ".join(parts)]
-        if record.exc_info:
-            lines += (
-                f"    {_escaped(line, _MAX_VALUE_CHARS)}"
-                for line in _traceback(self, record).splitlines()
-            )
+        details = [_traceback(self, record)] if record.exc_info else []
+        details += [_cut(record.stack_info)] if record.stack_info else []
+        for detail in details:
+            lines += (f"    {_escaped(line, _MAX_VALUE_CHARS)}" for line in detail.splitlines())
         return "\n".join(lines)
 
 
 class JsonFormatter(_Formatter):
     """An object a line, in ASCII: ``time``, ``level``, ``logger``, ``message``; and, where there is
-    any, ``fields``, ``worker``, ``request_id``, ``trace_id`` and ``exception``."""
+    any, ``fields``, ``worker``, ``request_id``, ``trace_id``, ``exception`` and ``stack``."""
 
     def format(self, record: logging.LogRecord) -> str:
         message, fields = _read(record)
@@ -99,23 +113,38 @@ class JsonFormatter(_Formatter):
         line |= self._ids()
         if record.exc_info:
             line["exception"] = _traceback(self, record)
+        if record.stack_info:
+            line["stack"] = _cut(record.stack_info)
         return json.dumps(line)
 
 
 def _read(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
     """Returns a record's message, safe to write, and the values in it that have names."""
-    if not isinstance(record.args, tuple) or not record.args:
-        return _escaped(record.getMessage(), _MAX_MESSAGE_CHARS), {}
+    if isinstance(record.args, tuple) and record.args:
+        # What libraries write may be a directive that we do not know, such as "%*d".
+        with suppress(TypeError, ValueError):
+            return _filled_in(record, record.args)
+    return _escaped(record.getMessage(), _MAX_MESSAGE_CHARS), {}
+
+
+def _filled_in(
+    record: logging.LogRecord, values: tuple[object, ...]
+) -> tuple[str, dict[str, object]]:
     template, names = _parse(str(record.msg))
     fields: dict[str, object] = {}
     written: list[str] = []
-    for (name, form), value in zip(names, record.args, strict=True):
+    for (name, form), value in zip(names, values, strict=True):
         text = _escaped(form % (value,), _MAX_VALUE_CHARS)
         if name:
-            fields[name] = value if isinstance(value, bool | int | float) else text
+            fields[name] = value if _is_number(value) else text
             text = json.dumps(text) if _NEEDS_QUOTES.search(text) else text
         written.append(text)
     return _escaped(template % tuple(written), _MAX_MESSAGE_CHARS), fields
+
+
+def _is_number(value: object) -> bool:
+    """Whether JSON has it as it is: no NaN, and nothing infinite."""
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 @lru_cache(1024)  # a message is a constant of the code
@@ -151,9 +180,13 @@ def _escape(code: int) -> str:
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    """The end of a traceback, which says what happened, if all is too long."""
     assert isinstance(record.exc_info, tuple)
-    return formatter.formatException(record.exc_info)[-_MAX_TRACEBACK_CHARS:]
+    return _cut(formatter.formatException(record.exc_info))
+
+
+def _cut(traceback: str) -> str:
+    """The end of a traceback, which says what happened, if all is too long."""
+    return traceback[-_MAX_TRACEBACK_CHARS:]
 
 
 def _log_uncaught(

@@ -83,6 +83,16 @@ DECODE_WORKER_RESTARTS = Counter(
 INDEX_PROCESS_RESTARTS = Counter(
     "clipsearch_index_process_restarts_total", "Deaths of a process of the embedded index"
 )
+# Of the parent of several workers, which alone touches these: a metric with labels shows nothing of
+# a process that does not.
+WORKER_RESTARTS = Counter(
+    "clipsearch_worker_restarts_total",
+    "Times that a worker ended unasked, by its number",
+    ("worker",),
+)
+WORKER_SERVING = Gauge(
+    "clipsearch_worker_serving", "1 if a worker serves, 0 if it is being replaced", ("worker",)
+)
 
 # The state of things.
 COLLECTION_IMAGES = "clipsearch_collection_images"  # counted when asked for: `metrics_endpoint`

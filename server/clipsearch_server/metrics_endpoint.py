@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+import logging
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import asynccontextmanager, contextmanager
 from threading import Thread
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import REGISTRY, CollectorRegistry, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from clipsearch_server import metrics
 from clipsearch_server.errors import ClipsearchError, StartupError
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+_log = logging.getLogger(__name__)
 
 # What waits for the index is shown without it, well before Prometheus gives up on the scrape.
 _COUNT_S = 2.0
@@ -37,6 +46,8 @@ async def serve_metrics(address: str, registry: CollectorRegistry = REGISTRY) ->
             f"cannot serve metrics on {address}: it is taken, or not an address of this machine; "
             "choose another with --metrics-address"
         ) from error
+    server.set_app(_logged(make_wsgi_app(registry)))
+    server.handle_error = _log_cut_short  # type: ignore[assignment, method-assign]
     try:
         yield f"{host}:{server.server_port}"
     finally:
@@ -81,6 +92,8 @@ class _CollectionImages(Collector):
         except TimeoutError:  # the loop itself is stuck, which the other metrics are to show
             counting.cancel()
             counts = {}
+        except CancelledError:  # the server stops
+            counts = {}
         for name, count in counts.items():
             family.add_metric([name], count)
         yield family
@@ -95,6 +108,28 @@ class _CollectionImages(Collector):
                 return await self._counts()
         except (ClipsearchError, TimeoutError):
             return {}
+        except Exception:
+            _log.exception("cannot count the images of the collections")
+            return {}
+
+
+def _logged(show: WSGIApplication) -> WSGIApplication:
+    """Has an error logged as others are: wsgiref would print it."""
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            return show(environ, start_response)
+        except Exception:
+            _log.exception("the metrics cannot be shown")
+            start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
+            return [b"the metrics cannot be shown: see the log\n"]
+
+    return app
+
+
+def _log_cut_short(request: object, address: object) -> None:
+    """For whoever asks and does not wait for the answer."""
+    _log.info("a scrape was cut short: %r", sys.exception())
 
 
 def _stop(server: WSGIServer, thread: Thread) -> None:

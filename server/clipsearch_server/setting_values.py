@@ -49,8 +49,21 @@ def _grpc_url(value: str) -> str:
         plain = url.hostname is not None and url.port != 0 and "@" not in url.netloc
     except ValueError:  # of the port, or an IPv6 address without its end
         plain = False
-    if not plain or url.scheme not in {"http", "https"} or url.path.strip("/") or url.query:
+    if (
+        not plain
+        or url.scheme not in {"http", "https"}
+        or url.path.strip("/")
+        or (url.query or url.fragment)
+    ):
         raise ValueError("expected http://host:port or https://host:port")
+    return value
+
+
+def _collector_url(value: str) -> str:
+    """Accepts what `_grpc_url` does, with a port: without one gRPC takes 443, and no collector
+    listens there."""
+    if urlsplit(_grpc_url(value)).port is None:
+        raise ValueError("expected the port too, for example http://host:4317")
     return value
 
 
@@ -98,7 +111,7 @@ HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
 CollectionName = Annotated[str, AfterValidator(_collection_name)]
 HostAndPortOrNone = Annotated[str, AfterValidator(_or_none(_host_and_port))]
 GrpcUrl = Annotated[str, AfterValidator(_grpc_url)]
-GrpcUrlOrNone = Annotated[str, AfterValidator(_or_none(_grpc_url))]
+CollectorUrlOrNone = Annotated[str, AfterValidator(_or_none(_collector_url))]
 ProxyUrl = Annotated[str, AfterValidator(_proxy_url)]
 HeaderValue = Annotated[SecretStr, AfterValidator(_header_value)]
 Folders = Annotated[tuple[Path, ...], BeforeValidator(_listed)]

@@ -1,7 +1,7 @@
 """Spans of a call, for OpenTelemetry. Unless `trace_to` was called, they cost an ``if``.
 
 A trace comes in with a call's W3C ``traceparent`` and goes on to the neighbour that is asked. No
-span holds a text, a URL or a key.
+span holds a text, a URL or a key, nor what an error says: only what kind of error it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, TypeAlias
 
-from clipsearch_server.errors import StartupError
+from clipsearch_server.errors import ClipsearchError, StartupError
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -75,7 +75,7 @@ async def trace_to(endpoint: str, *, sample_ratio: float, version: str) -> Async
     except ModuleNotFoundError as error:
         raise StartupError(
             "tracing.endpoint is set, and OpenTelemetry is not installed: "
-            "pip install 'clipsearch-server[otel]'"
+            'pip install "./server[otel]"'
         ) from error
     # A thread that nobody waits for at the end: the provider may take half a minute to give up.
     flush = Thread(target=_tracing.provider.shutdown, name="spans", daemon=True)
@@ -123,19 +123,33 @@ def end_call(span: Span, code: int, reason: str) -> None:
 @contextmanager
 def span(name: str, *, of: Sequence[Parent] | None = None) -> Iterator[None]:
     """Times the block: as a part of the call being served, or ``of`` those who began it (`parent`),
-    as a child of the first that is traced and with links to the others."""
+    as a child of the first that is traced and with links to the others that are."""
     if _tracing is None or (of is not None and not any(of)):
         yield
         return
+    failed = _tracing.trace.StatusCode.ERROR
     context: Context | None = None
     links = []
     if of is not None:
-        first, *others = {it.span_id: it for it in of if it is not None}.values()
+        known = {it.span_id: it for it in of if it is not None}.values()
+        first, *others = [it for it in known if it.trace_flags.sampled] or known
         trace = _tracing.trace
         context = trace.set_span_in_context(trace.NonRecordingSpan(first))
         links = [trace.Link(other) for other in others]
-    with _tracing.tracer.start_as_current_span(name, context=context, links=links):
-        yield
+    with _tracing.tracer.start_as_current_span(
+        name,
+        context=context,
+        links=links,
+        record_exception=False,  # what it says may be what a caller wrote
+        set_status_on_exception=False,
+    ) as made:
+        try:
+            yield
+        except Exception as error:
+            kind = error.reason if isinstance(error, ClipsearchError) else type(error).__name__
+            made.set_attribute("error.type", kind)
+            made.set_status(failed)
+            raise
 
 
 def parent() -> Parent:
@@ -156,6 +170,6 @@ def headers() -> Mapping[str, str] | None:
 
 
 def trace_id() -> str:
-    """Returns the id of the trace that the call being served belongs to; "" if it has none."""
+    """Returns the id of the trace that the call being served belongs to; "" if it is not traced."""
     found = parent()
-    return f"{found.trace_id:032x}" if found is not None else ""
+    return f"{found.trace_id:032x}" if found is not None and found.trace_flags.sampled else ""

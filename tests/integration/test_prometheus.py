@@ -38,13 +38,19 @@ OTHERS = {
     *("up", "process_cpu_seconds_total", "process_resident_memory_bytes"),
     *("process_open_fds", "process_max_fds"),
 }
-FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile", "min", "max", "time", "by"}
+# What is empty with one process; test_workers.py asks several for the metrics.
+OF_WORKERS = {"Processes that ended C", "Workers A"}
+FUNCTIONS = {"sum", "rate", "increase", "histogram_quantile", "min", "max", "time", "by", "absent"}
 
 needs_promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)"
+    shutil.which("promtool") is None,
+    reason="no promtool, so nothing reads the rules and proves when alerts fire: "
+    "apt-get install prometheus",
 )
 needs_prometheus = pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="prometheus is not installed"
+    shutil.which("prometheus") is None,
+    reason="no prometheus, so nothing answers the queries of the dashboard: "
+    "apt-get install prometheus",
 )
 
 
@@ -99,6 +105,14 @@ def test_rules_and_dashboard_name_only_metrics_that_exist() -> None:
         found = named_in(expression)
         assert found, title
         assert found <= names, title
+
+
+def test_rules_and_dashboard_leave_calls_of_other_programs_out() -> None:
+    asked = [*(rule["expr"] for rule in rules()), *expressions().values()]
+    selectors = [it for text in asked for it in re.findall(r"grpc_server_\w+(?:\{[^}]*\})?", text)]
+    assert selectors
+    for selector in selectors:
+        assert 'grpc_service="clipsearch.v1.ImageSearchService"' in selector
 
 
 def test_every_panel_is_in_its_own_place_and_says_what_it_shows() -> None:
@@ -204,7 +218,7 @@ def make_work(client: SearchClient, number: int) -> None:
 def test_every_query_of_the_dashboard_is_answered_about_a_server_at_work(
     server: ServerProcess, prometheus: str
 ) -> None:
-    missing = expressions()
+    missing = {title: it for title, it in expressions().items() if title not in OF_WORKERS}
     ends_at = time.monotonic() + 60  # seconds; it takes three
     numbers = count()
     with SearchClient(server.address) as client:
@@ -221,4 +235,4 @@ def test_every_query_of_the_dashboard_is_answered_about_a_server_at_work(
     assert {rule["name"] for rule in rules_read if rule["type"] == "alerting"} == ALERTS
     for rule in rules_read:
         assert rule["health"] == "ok", rule
-        assert rule.get("state", "inactive") == "inactive", rule
+        assert rule.get("state") != "firing", rule

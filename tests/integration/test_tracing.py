@@ -11,15 +11,17 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from blockbuster import BlockBuster
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import format_trace_id
 
 from clipsearch import AsyncSearchClient
-from clipsearch_server.errors import StartupError
+from clipsearch_server import tracing
+from clipsearch_server.errors import StartupError, StorageFull
 from clipsearch_server.testing import ServerProcess
 from scripted_triton import ScriptedTriton, serving, write_model_folder
 
@@ -121,6 +123,62 @@ async def test_a_trace_crosses_from_the_client_through_the_server_to_triton(
     assert "private" not in server.log
 
 
+SAMPLED, UNSAMPLED = f"00-{'a' * 32}-{'1' * 16}-01", f"00-{'b' * 32}-{'2' * 16}-00"
+
+
+async def a_call(traceparent: str) -> tracing.Parent:
+    """Begins a call in a task of its own, as the server does; returns its span."""
+
+    async def begin() -> tracing.Parent:
+        span = tracing.begin_call("service/method", [("traceparent", traceparent)])
+        assert span is not None
+        found = tracing.parent()
+        span.end()
+        return found
+
+    return await asyncio.create_task(begin())
+
+
+async def test_a_batch_is_traced_if_one_of_its_calls_is(
+    collector: tuple[Collector, str], blockbuster: BlockBuster
+) -> None:
+    blockbuster.deactivate()  # OpenTelemetry is imported and set up before anything is served
+    collected, endpoint = collector
+    async with tracing.trace_to(endpoint, sample_ratio=0, version="1"):
+        traced, other = await a_call(SAMPLED), await a_call(UNSAMPLED)
+        with tracing.span("batch", of=[other, traced, other, None]):
+            headers = tracing.headers()
+        with tracing.span("untraced", of=[other]):
+            assert not tracing.trace_id()
+    assert headers is not None
+    spans = {it.name: it for it in collected.spans}
+    assert spans.keys() == {"service/method", "batch"}
+    batch = spans["batch"]
+    assert batch.trace_id.hex() == "a" * 32
+    assert batch.parent_span_id == spans["service/method"].span_id
+    assert not batch.links
+    assert headers["traceparent"] == f"00-{'a' * 32}-{batch.span_id.hex()}-01"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(StorageFull(TEXT), "STORAGE_FULL"), (OSError(TEXT), "OSError")],
+)
+async def test_a_stage_that_fails_says_with_what_kind_of_error_and_not_its_text(
+    collector: tuple[Collector, str], blockbuster: BlockBuster, error: Exception, kind: str
+) -> None:
+    blockbuster.deactivate()  # as above
+    collected, endpoint = collector
+    async with tracing.trace_to(endpoint, sample_ratio=1, version="1"):
+        with pytest.raises(type(error)), tracing.span("stage"):
+            raise error
+    (span,) = collected.spans
+    assert span.status.code == Status.STATUS_CODE_ERROR
+    assert {it.key: it.value.string_value for it in span.attributes} == {"error.type": kind}
+    assert not span.events
+    assert TEXT.encode() not in collected.raw
+
+
 def test_without_opentelemetry_the_server_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -133,4 +191,4 @@ def test_without_opentelemetry_the_server_says_what_to_install(
         pass
     (line,) = caught.value.message.splitlines()[-1:]
     assert line.startswith("clipsearch-server: tracing.endpoint is set")
-    assert "pip install 'clipsearch-server[otel]'" in line
+    assert 'pip install "./server[otel]"' in line

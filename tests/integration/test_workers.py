@@ -116,12 +116,15 @@ async def draining(watch: Any) -> None:
     assert (await watch.read()).status == HealthCheckResponse.NOT_SERVING
 
 
-def answered_queries(server: ServerProcess) -> int:
+def scraped(server: ServerProcess) -> str:
     """What Prometheus is told of all workers together."""
     (address,) = re.findall(r"metrics address=(\S+)", server.log)
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=WAIT_S) as response:
-        text = response.read().decode()
-    counts = re.findall(r'grpc_server_handled_total{.*"OK".*"QueryText".*} (\S+)', text)
+        return str(response.read().decode())
+
+
+def answered_queries(server: ServerProcess) -> int:
+    counts = re.findall(r'grpc_server_handled_total{.*"OK".*"QueryText".*} (\S+)', scraped(server))
     return int(sum(map(float, counts)))
 
 
@@ -159,12 +162,25 @@ async def test_every_worker_answers_and_one_that_is_killed_is_replaced(
             workers[0].kill()
             await asyncio.to_thread(workers[0].wait)
             await serving_until(server, "worker=1 cannot start: ")
+            told = await asyncio.to_thread(scraped, server)
+            assert sorted(re.findall(r"clipsearch_worker_serving{.*} \S+", told)) == [
+                'clipsearch_worker_serving{worker="1"} 0.0',
+                'clipsearch_worker_serving{worker="2"} 1.0',
+            ]
             away.rename(card)
             await serving_until(server, "serving pid=", WORKERS + 1)
             # Those who were connected to it are connected to another by now.
             await asyncio.gather(*(query(channel, wait_for_ready=True) for channel in channels))
             # What it had counted is not lost with it.
             assert await asyncio.to_thread(answered_queries, server) == 2 * CONNECTIONS
+            told = await asyncio.to_thread(scraped, server)
+            restarts = dict(
+                re.findall(r'clipsearch_worker_restarts_total{worker="(.)"} (\S+)', told)
+            )
+            assert float(restarts["1"]) >= 2  # killed, and not started once or more
+            assert restarts["2"] == "0.0"
+            assert 'clipsearch_worker_serving{worker="1"} 1.0' in told
+            assert "process_resident_memory_bytes" in told
         assert f"worker=1 pid={workers[0].pid} ended: signal 9 (SIGKILL)" in server.log
         replaced = await asyncio.to_thread(workers_of, server)
         assert len(replaced) == WORKERS

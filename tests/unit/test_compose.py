@@ -147,10 +147,11 @@ def test_only_the_server_and_grafana_are_published_and_on_loopback_alone(compose
 def test_the_neighbours_reach_nobody_outside(compose: Compose) -> None:
     assert compose.config()["networks"]["neighbours"]["internal"] is True
     services = compose.services()
-    for name in ("qdrant", "triton", "triton-cpu", "prometheus"):
+    for name in ("qdrant", "triton", "triton-cpu"):
         assert services[name]["networks"].keys() == {"neighbours"}
-    # The server fetches the images that callers name.
-    assert services["server"]["networks"].keys() == {"neighbours", "outside"}
+    # The server fetches the images that callers name, and Prometheus tells an Alertmanager.
+    for name in ("server", "prometheus"):
+        assert services[name]["networks"].keys() == {"neighbours", "outside"}
 
 
 def test_the_server_waits_for_nobody(compose: Compose) -> None:

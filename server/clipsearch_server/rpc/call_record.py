@@ -90,14 +90,19 @@ def _methods() -> dict[str, _Method]:
 
 
 def begin_at_zero() -> None:
-    """Shows every call and outcome that there can be, so that the first failure is an increase."""
+    """Shows what calls can end with, so that the first failure is an increase."""
     _methods()
     for reason in _REASONS:
         metrics.ERRORS.labels(reason)
     for reason in (errors.ClipsearchError.reason, errors.ModelOutputInvalid.reason):
         metrics.INTERNAL_ERRORS.labels(reason)
     for work in Work:
-        for error in (errors.Overloaded, errors.Unauthenticated, errors.PermissionDenied):
+        for error in (
+            errors.Overloaded,
+            errors.QuotaExceeded,
+            errors.Unauthenticated,
+            errors.PermissionDenied,
+        ):
             metrics.REFUSED.labels(work, error.reason)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from clipsearch_server.setting_values import GrpcUrlOrNone, HostAndPortOrNone
+from clipsearch_server.setting_values import CollectorUrlOrNone, HostAndPortOrNone
 from clipsearch_server.settings.group import Group
 
 
@@ -19,10 +19,11 @@ class MetricsSettings(Group):
 
 
 class TracingSettings(Group):
-    """Where the spans of calls go; needs `pip install 'clipsearch-server[otel]'`."""
+    """Where the spans of calls go; needs `pip install "./server[otel]"`."""
 
-    endpoint: GrpcUrlOrNone = Field(
+    endpoint: CollectorUrlOrNone = Field(
         default="",
+        repr=False,  # a password in it is refused, and not to be shown when it is
         description="http://host:port or https://host:port of an OTLP collector, over gRPC",
     )
     sample_ratio: float = Field(

@@ -1,5 +1,5 @@
 """The metrics of all workers together: each writes its own to a folder, from which the parent
-answers Prometheus, in prometheus_client's multiprocess mode."""
+answers Prometheus, in prometheus_client's multiprocess mode; and what the parent knows of them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from tempfile import TemporaryDirectory
 
-from prometheus_client import CollectorRegistry, multiprocess
+from prometheus_client import CollectorRegistry, ProcessCollector, multiprocess
 
+from clipsearch_server.metrics import WORKER_RESTARTS, WORKER_SERVING
 from clipsearch_server.metrics_endpoint import serve_metrics
 
 _log = logging.getLogger(__name__)
@@ -44,6 +45,9 @@ async def serving_shared_metrics(address: str) -> AsyncIterator[SharedMetrics]:
     try:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry, folder.name)  # type: ignore[no-untyped-call]
+        registry.register(WORKER_RESTARTS)
+        registry.register(WORKER_SERVING)
+        ProcessCollector(registry=registry)
         async with serve_metrics(address, registry) as taken:
             _log.info("metrics address=%s", taken)
             yield SharedMetrics(folder.name)

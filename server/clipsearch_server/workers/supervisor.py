@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from clipsearch_server.errors import StartupError
+from clipsearch_server.metrics import WORKER_RESTARTS, WORKER_SERVING
 from clipsearch_server.settings import Settings
 from clipsearch_server.workers.port import reserved
 from clipsearch_server.workers.shared_metrics import SharedMetrics, serving_shared_metrics
@@ -97,6 +98,7 @@ class _Worker:
                 or f"worker {self.number} ended before it served: {_ending(code)}"
             )
         self.served = True
+        WORKER_SERVING.labels(self.number).set(1)
 
     def drain(self) -> None:
         with suppress(ProcessLookupError):
@@ -119,6 +121,7 @@ class _Supervisor:
         stopper = asyncio.create_task(self._stop(), name="stop workers")
         try:
             for number in range(1, count + 1):
+                WORKER_RESTARTS.labels(number)  # shown from the start, at 0
                 await self._start(number)
             try:
                 await asyncio.gather(*(it.serving() for it in self._workers.values()))
@@ -164,12 +167,14 @@ class _Supervisor:
         while True:
             code = await worker.process.wait()
             self._metrics.forget(worker.process.pid)
+            WORKER_SERVING.labels(worker.number).set(0)
             if self._stopping.is_set():
                 if code and worker.served:
                     _log.error(
                         "worker=%d ended before it had drained: %s", worker.number, _ending(code)
                     )
                 return not (code and worker.served)
+            WORKER_RESTARTS.labels(worker.number).inc()
             lived_s = asyncio.get_running_loop().time() - worker.since
             if lived_s >= _SETTLED_S:
                 pause_s = 0.0

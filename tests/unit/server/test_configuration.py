@@ -165,6 +165,13 @@ def test_an_address_of_qdrant_that_is_none_is_refused(url: str) -> None:
         load_settings(["--qdrant-url", url], {})
 
 
+@pytest.mark.parametrize("url", ["http://collector", "https://[::1]", "http://collector:"])
+def test_a_collector_has_a_port_of_its_own(url: str) -> None:
+    with pytest.raises(StartupError, match="expected the port too, for example"):
+        load_settings(["--tracing-endpoint", url], {})
+    load_settings(["--tracing-endpoint", f"{url.rstrip(':')}:4317"], {})
+
+
 def test_a_secret_is_never_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "clipsearch.toml"
     file.write_text('[qdrant]\napi_key = ["hush-hush"]\n')
@@ -187,10 +194,14 @@ def test_a_secret_is_never_shown(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "hush" not in shown
 
 
-@pytest.mark.parametrize("url", ["http://user:hush-hush@h:6334", "http://h:6334?api_key=hush-hush"])
-def test_a_secret_in_a_url_is_not_shown_either(url: str) -> None:
-    with pytest.raises(StartupError, match="--qdrant-url") as caught:
-        load_settings(["--qdrant-url", url], {})
+@pytest.mark.parametrize("flag", ["--qdrant-url", "--tracing-endpoint"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://user:hush-hush@h:6334", "http://h:6334?api_key=hush-hush", "http://h:6334#hush-hush"],
+)
+def test_a_secret_in_a_url_is_not_shown_either(flag: str, url: str) -> None:
+    with pytest.raises(StartupError, match=flag) as caught:
+        load_settings([flag, url], {})
     assert "hush" not in caught.value.message
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import subprocess
 import sys
 from typing import Literal
@@ -49,6 +50,66 @@ def test_json_has_the_fields_that_a_message_names() -> None:
     assert line["fields"] == {"method": "Get", "ms": 1.25, "done": True}
     assert line["level"] == "INFO"
     assert line["time"].endswith("+00:00")
+
+
+def strict(line: str) -> dict[str, object]:
+    """Reads JSON as others do, who know no NaN."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    found = json.loads(line, parse_constant=refuse)
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_what_json_has_no_number_for_is_text(number: float) -> None:
+    line = strict(JsonFormatter().format(record("share=%s of=%d", number, 3)))
+    assert line["fields"] == {"share": str(number), "of": 3}
+
+
+@pytest.mark.parametrize(
+    ("template", "values", "expected"),
+    [
+        ("%*d|", (4, 2), "   2|"),
+        ("count=%ld", (2,), "count=2"),
+        ("%(name)s=%(value)d", ({"name": "rows", "value": 2},), "rows=2"),
+    ],
+)
+def test_templates_of_libraries_are_written_as_logging_writes_them(
+    template: str, values: tuple[object, ...], expected: str
+) -> None:
+    assert json.loads(JsonFormatter().format(record(template, *values)))["message"] == expected
+    assert TextFormatter().format(record(template, *values)).endswith(f" a.logger {expected}")
+
+
+def test_a_stack_that_is_asked_for_is_kept_and_forges_nothing() -> None:
+    it = record("here")
+    it.stack_info = f"Stack (most recent call last):\n{FORGED}"
+    first, *others = TextFormatter().format(it).splitlines()
+    assert first.endswith("here")
+    assert others[0] == "    Stack (most recent call last):"
+    assert all(line.startswith("    ") and line.isprintable() for line in others)
+    assert strict(JsonFormatter().format(it))["stack"] == it.stack_info
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_record_that_cannot_be_written_costs_one_line(log_format: str) -> None:
+    script = f"""
+import logging
+from clipsearch_server import log_lines
+log_lines.set_up("INFO", {log_format!r})
+logging.getLogger("library").info("of %d", "no number")
+logging.getLogger("library").info("next")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    bad, following = done.stderr.splitlines()
+    assert "library" in bad
+    assert "of %d" in bad
+    assert "next" in following
+    if log_format == "json":
+        assert strict(bad)["level"] == "ERROR"
 
 
 def test_a_value_is_no_second_field() -> None:

@@ -6,14 +6,17 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import grpc
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
@@ -21,6 +24,7 @@ from clipsearch_server import metrics
 from clipsearch_server.catalog import Catalog
 from clipsearch_server.errors import IndexUnavailable, StartupError
 from clipsearch_server.metrics_endpoint import counting_images, measure_lag, serve_metrics
+from clipsearch_server.rpc.call_record import begin_at_zero
 from fakes import FakeEncoder
 from samples import png
 
@@ -93,6 +97,14 @@ async def test_a_bad_item_of_a_stream_is_an_error_though_its_call_is_ok(
     assert value("clipsearch_stage_seconds_count", stage="decode") == decoded + 2
 
 
+def test_each_way_to_be_refused_is_there_before_the_first_is() -> None:
+    begin_at_zero()
+    for reason in ("SERVER_OVERLOADED", "QUOTA_EXCEEDED", "UNAUTHENTICATED", "PERMISSION_DENIED"):
+        for work in ("query", "ingest", "bulk"):
+            labels = {"work": work, "reason": reason}
+            assert REGISTRY.get_sample_value("clipsearch_refused_total", labels) is not None
+
+
 async def test_what_is_refused_and_what_is_under_way_can_be_seen(
     service: ImageSearchServiceStub, encoder: FakeEncoder
 ) -> None:
@@ -136,15 +148,48 @@ async def test_the_endpoint_shows_what_is_counted_when_asked(
     assert samples["process_resident_memory_bytes"] > 0
 
 
-async def test_an_index_that_is_away_shows_no_images_and_hides_nothing_else() -> None:
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (IndexUnavailable("the index is away"), 0),
+        (asyncio.CancelledError(), 0),
+        (RuntimeError("a bug of ours"), 1),
+    ],
+)
+async def test_an_index_that_cannot_be_counted_shows_no_images_and_hides_nothing_else(
+    error: BaseException, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
     async def away() -> Mapping[str, int]:
-        raise IndexUnavailable("the index is away")
+        raise error
 
     with counting_images(away):
         async with serve_metrics("127.0.0.1:0") as address:
             samples = await scraped(address)
     assert not [it for it in samples if it.startswith("clipsearch_collection_images")]
     assert "process_cpu_seconds_total" in samples
+    logged = [it.getMessage() for it in caplog.records if it.name.endswith("metrics_endpoint")]
+    assert logged == ["cannot count the images of the collections"] * lines
+
+
+async def test_a_scrape_that_fails_is_logged_and_prints_nothing(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Collector):
+        def describe(self) -> Iterator[Metric]:
+            yield from ()
+
+        def collect(self) -> Iterator[Metric]:
+            raise RuntimeError("a bug of ours")
+
+    registry = CollectorRegistry()
+    registry.register(Broken())
+    async with serve_metrics("127.0.0.1:0", registry) as address:
+        with pytest.raises(HTTPError, match="500"):
+            await scraped(address)
+    (record,) = (it for it in caplog.records if it.name.endswith("metrics_endpoint"))
+    assert record.getMessage() == "the metrics cannot be shown"
+    assert record.exc_info
+    assert capfd.readouterr().err == ""
 
 
 async def test_a_port_that_is_taken_is_an_error_that_names_the_way_out() -> None:

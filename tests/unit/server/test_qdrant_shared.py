@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -72,6 +73,19 @@ async def test_fields_that_the_other_indexed_or_dropped_are_searched_as_they_are
     await here.create("cats", a_spec())
     await there.find("cats", anew=True)
     assert not await knows_times(there, qdrant)
+
+
+async def test_several_may_open_at_once_what_the_other_made_anew(
+    here: QdrantStore, there: QdrantStore
+) -> None:
+    await here.create("cats", replace(a_spec(), indexed_fields=(TAKEN,)))
+    before = await there.open("cats")
+    await here.delete("cats")
+    await here.create("cats", a_spec())
+    await there.find("cats", anew=True)
+    first, *others = await asyncio.gather(*(there.open("cats") for _ in range(4)))
+    assert first is not before
+    assert all(it is first for it in others)
 
 
 async def test_a_collection_that_the_other_deleted_is_missed(

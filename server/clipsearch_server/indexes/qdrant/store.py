@@ -149,8 +149,9 @@ class QdrantStore:
             known = self._opened.get(name, spec)
             # Another server made it anew, for another model or with fewer indexes.
             if _model(known) != _model(spec) or not _has_fields_of(spec, known):
+                # Forgotten first: who opens it meanwhile closes nothing of what is opened anew.
+                self._opened.pop(name, None)
                 await self._indexes.close(name)
-                del self._opened[name]
                 known = spec
             index = await self._indexes.open(name, lambda: self._index(name, spec))
             if not _has_fields_of(known, spec):  # another server added indexes
