@@ -13,6 +13,7 @@ from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 from clipsearch_server import metrics
 from clipsearch_server.errors import ClipsearchError
+from clipsearch_server.lateness import we_were_late
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, Context
 
 logger = logging.getLogger(__name__)
@@ -20,8 +21,6 @@ logger = logging.getLogger(__name__)
 # Together less than the 2 s in which a sickness is to be told.
 _INTERVAL_S = 0.5
 _CHECK_TIMEOUT_S = 1.4
-# A check that is cut off so much too late says something of our event loop, and nothing else.
-_LOOP_LAG_S = 0.2
 
 
 class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships no types
@@ -85,8 +84,8 @@ class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships
         except ClipsearchError as error:  # one that an operator is meant to read
             reason = error.message
         except TimeoutError:
-            if monotonic() - start > _CHECK_TIMEOUT_S + _LOOP_LAG_S:
-                return self._serving[name]  # our own event loop was late: who knows
+            if we_were_late(monotonic() - start, _CHECK_TIMEOUT_S):
+                return self._serving[name]  # who knows
             reason = f"no answer within {_CHECK_TIMEOUT_S} s"
         except Exception:  # whatever it is, the dependency is not known to work
             logger.exception("health check of %s failed", name)
