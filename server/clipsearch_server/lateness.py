@@ -1,4 +1,4 @@
-"""Tells a slow neighbour from a server that was itself late: stopped, moved, or out of processor."""
+"""Tells a slow neighbour from a server that was itself late: stopped, moved, or starved."""
 
 from __future__ import annotations
 

@@ -46,7 +46,9 @@ class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships
     async def Watch(
         self, request: HealthCheckRequest, context: Context
     ) -> AsyncIterator[HealthCheckResponse]:
-        name = request.service
+        # It may stay for long, and the names stay the same.
+        name = request.service if request.service in self._serving else None
+        del request
         told: int | None = None
 
         def news() -> bool:
@@ -100,11 +102,13 @@ class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships
 
     async def _tell(self, serving: Mapping[str, bool]) -> None:
         async with self._changed:
+            before = self._serving.copy()
             self._serving.update(serving)
-            self._changed.notify_all()
+            if self._stopping or self._serving != before:
+                self._changed.notify_all()
 
-    def _status(self, name: str) -> int:
-        if name not in self._serving:
+    def _status(self, name: str | None) -> int:
+        if name is None:
             return int(HealthCheckResponse.SERVICE_UNKNOWN)
         serving = self._serving[name] and not self._stopping
         return int(HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)
