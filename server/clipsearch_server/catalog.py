@@ -9,18 +9,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
-import numpy as np
-
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import (
     ClipsearchError,
     CollectionExists,
     CollectionInUse,
     CollectionNotFound,
-    DeadlineExceeded,
-    IndexUnavailable,
     InvalidRequest,
-    Overloaded,
     TooManyCollections,
 )
 from clipsearch_server.leases import Leases
@@ -31,7 +26,6 @@ from clipsearch_server.ports import (
     ImageIndex,
     IndexedField,
     IndexStore,
-    NearestQuery,
 )
 from clipsearch_server.stored import StoredImages
 from clipsearch_server.turns import Turns
@@ -122,20 +116,12 @@ class Catalog:
             yield StoredImages(found.name, found.spec, await self._store.open(found.name))
 
     async def check_index(self) -> None:
-        """Returns if the default collection can be searched now: it is. Raises IndexUnavailable or
+        """Returns if the default collection can be searched now. Raises IndexUnavailable or
         ModelMismatch if not."""
         async with self._using("") as found:
             self.models.require(found.spec, found.name)
             index = await self._store.open(found.name)
             await index.health()
-            # Any direction does, so that no encoder is needed to know the index well.
-            direction = np.eye(1, found.spec.embedding_dim, dtype=np.float32)[0]
-            try:
-                await index.search([NearestQuery(embedding=direction, limit=1)])
-            except Overloaded:
-                pass  # it is at work, and healthy
-            except DeadlineExceeded as error:
-                raise IndexUnavailable(error.message) from error
 
     async def check_encoders(self) -> None:
         """Returns if every model can work now. Raises EncoderUnavailable if not."""

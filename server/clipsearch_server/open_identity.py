@@ -133,17 +133,20 @@ async def _follow(
     """Looks after changed files, refused callers and the certificate's end."""
     warned = logged = datetime.min.replace(tzinfo=UTC)
     while True:
-        now = datetime.now(UTC)
-        if certificate is not None:
-            expires = certificate.value.expires
-            metrics.TLS_CERTIFICATE_EXPIRY.labels(certificate="server").set(expires.timestamp())
-            if now - warned >= _WARN_OF_EXPIRY_EVERY:
-                warn_of_expiry(certificate.value, now)
-                warned = now
-        is_due = now - logged >= _LOG_REFUSED_EVERY
-        if authenticator is not None and is_due and authenticator.log_refused():
-            logged = now
+        try:
+            for followed in (ring, certificate):
+                if followed is not None:
+                    await asyncio.to_thread(followed.check)
+            now = datetime.now(UTC)
+            if certificate is not None:
+                expires = certificate.value.expires
+                metrics.TLS_CERTIFICATE_EXPIRY.labels(certificate="server").set(expires.timestamp())
+                if now - warned >= _WARN_OF_EXPIRY_EVERY:
+                    warn_of_expiry(certificate.value, now)
+                    warned = now
+            is_due = now - logged >= _LOG_REFUSED_EVERY
+            if authenticator is not None and is_due and authenticator.log_refused():
+                logged = now
+        except Exception:  # without this loop, a revoked key would be good for ever
+            logger.exception("looking after keys and certificates failed; it goes on")
         await asyncio.sleep(_CHECK_EVERY_S)
-        for followed in (ring, certificate):
-            if followed is not None:
-                await asyncio.to_thread(followed.check)

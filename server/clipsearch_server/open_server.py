@@ -22,6 +22,7 @@ from clipsearch_server.rpc.health import HealthReporter
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, Authenticate, CallInterceptor
 from clipsearch_server.rpc.methods import Work
 from clipsearch_server.rpc.options import ServiceOptions
+from clipsearch_server.rpc.public_methods import PublicMethodsInterceptor
 from clipsearch_server.rpc.servicer import ImageSearchServicer
 from clipsearch_server.settings import Settings
 
@@ -67,6 +68,7 @@ def open_server(
                 default_deadline_s=settings.default_deadline_s,
                 stream_idle_s=settings.admission.stream_idle_s,
             ),
+            PublicMethodsInterceptor(),
             draining,
         ],
         options=[

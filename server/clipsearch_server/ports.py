@@ -277,8 +277,8 @@ class ImageIndex(Protocol):
         ...
 
     async def health(self) -> None:
-        """Returns if the index can work now; raises IndexUnavailable if not, and ModelMismatch if
-        it holds another model's embeddings."""
+        """Returns if the index answers a search now, or is busy with others; raises
+        IndexUnavailable if not, and ModelMismatch if it holds another model's embeddings."""
         ...
 
 

@@ -157,6 +157,22 @@ async def test_who_gives_up_takes_a_place_until_the_index_has_answered(tmp_path:
         assert await index.count() == 10
 
 
+async def test_health_does_not_wait_behind_the_searches_of_others(tmp_path: Path) -> None:
+    async with open_index(tmp_path) as index:
+        await store(index, 10)
+        (pid,) = index_pids()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            searches = [asyncio.create_task(nearest(index, 0, 0)) for _ in range(100)]
+            health = asyncio.create_task(index.health())
+            await asyncio.sleep(0)  # all are sent
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await health
+        assert sum(search.done() for search in searches) < 50
+        await asyncio.gather(*searches)
+
+
 async def test_row_45_a_server_with_many_connections_can_start_its_index(tmp_path: Path) -> None:
     """Its descriptor then has a number above those that select() knows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

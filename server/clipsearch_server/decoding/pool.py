@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import monotonic
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +23,7 @@ from clipsearch_server.errors import (
     Overloaded,
     StartupError,
 )
+from clipsearch_server.lateness import we_were_late
 from clipsearch_server.metrics import DECODE_WORKER_RESTARTS, QUEUE_ROWS
 from clipsearch_server.ports import DecodedImage
 from clipsearch_server.priority import Places
@@ -45,7 +47,8 @@ class WorkerPool:
 
     An image whose decoding ends its worker is refused with IMAGE_DECODE_FAILED, and for a while the
     same content is refused without being tried. One whose worker is killed from outside, as the
-    kernel does when memory is short, gets a second one first. Nothing is held against the callers
+    kernel does when memory is short, or that may have been decoded while the server itself was
+    stopped, gets a second one first. Nothing is held against the callers
     of such images: a new worker takes milliseconds, and a breaker would let one stranger stop all
     others.
 
@@ -134,7 +137,7 @@ class WorkerPool:
     async def _decode(self, content: bytes, media_type: str) -> DecodedImage:
         wall_s = _WALL_FACTOR * self._setup.cpu_s
         new_workers = 0
-        was_killed = False
+        was_killed = was_late = False
         while new_workers < _ATTEMPTS:
             worker = self._idle_worker()
             if worker is None:
@@ -144,6 +147,7 @@ class WorkerPool:
                 except WorkerLost:
                     DECODE_WORKER_RESTARTS.labels("lost").inc()
                     continue
+            start = monotonic()
             try:
                 async with asyncio.timeout(wall_s):
                     decoded = await worker.decode(content)
@@ -163,6 +167,10 @@ class WorkerPool:
                 how = "out of memory" if death.code is None else f"ended with {death.code}"
             except TimeoutError:
                 _end(worker, "hung")
+                if we_were_late(monotonic() - start, wall_s) and not was_late:
+                    was_late = True
+                    _log.warning("this process was stopped for a while; an image is tried again")
+                    continue
                 cause, how = f"takes more than {wall_s:g} s", f"killed after {wall_s:g} s"
             except BaseException:
                 _end(worker, "caller_gone")

@@ -7,7 +7,6 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -21,6 +20,7 @@ from clipsearch_server.errors import (
     ModelOutputInvalid,
     Overloaded,
 )
+from clipsearch_server.lateness import we_were_late
 from clipsearch_server.ports import Embedding, Embeddings, Encoder, Pixels, TokenIds
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,6 @@ _TIMEOUT_S = 5.0
 # A canary takes at most this share of an encoder's time.
 _SHARE = 1 / 20
 _INTERVAL_S = 0.4
-# A wait that took so much longer than it should says something of our event loop, and nothing of
-# the encoder.
-_LOOP_LAG_S = 0.2
 
 _Encode: TypeAlias = Callable[[Any], Awaitable[Embeddings]]
 
@@ -52,9 +49,10 @@ class ProvenEncoder:
 
     To be busy is no sickness: as long as anything is answered a tower lives, and one that works on
     a batch is given the time that the batch takes. Without any answer for longer than that it
-    hangs, and calls fail at once until it has answered the canary: a circuit breaker. One that has
-    become much slower counts as hanging until three canaries in a row took so long. One that has
-    nothing else to do may be silent for ``patience_s``.
+    hangs, and calls fail at once until it has answered the canary: a circuit breaker. What a row
+    takes is what the slowest of the last few answers took, so one that has become much slower
+    counts as hanging until its first answer. One that has nothing else to do may be silent for
+    ``patience_s``.
 
     Where the canary's embedding is not known, the first answer is taken for right.
     """
@@ -90,15 +88,13 @@ class ProvenEncoder:
         return await self._image.encode(pixels)
 
     async def health(self) -> None:
-        try:
-            await self._encoder.health()
-        except EncoderUnavailable:
+        # At once: each may wait for nearly as long as whoever asks does.
+        problems = await asyncio.gather(
+            self._encoder.health(), self._text.check(), self._image.check(), return_exceptions=True
+        )
+        if isinstance(problems[0], EncoderUnavailable):
             self._text.doubt()
             self._image.doubt()
-            raise
-        problems = await asyncio.gather(
-            self._text.check(), self._image.check(), return_exceptions=True
-        )
         for problem in problems:
             if problem is not None:
                 raise problem
@@ -125,7 +121,11 @@ class _Tower:
         self._due_at = 0.0
         self._silent_since: float | None = None  # the first canary since the last answer
         self._under_way: list[int] = []  # rows of each call
-        self._costs_s: deque[float] = deque(maxlen=3)  # of a row, told by the last canaries
+        # Of the largest call whose caller has gone: the encoder may be at work on it all the same,
+        # and what is asked next waits for it.
+        self._left_rows = 0
+        self._lived_at = 0.0  # the last answer
+        self._costs_s: deque[float] = deque(maxlen=5)  # of a row, told by the last answers
 
     async def close(self) -> None:
         if self._asking is not None:
@@ -142,6 +142,7 @@ class _Tower:
                 raise EncoderUnavailable(self._problem)
             await self.check()
         self._under_way.append(len(rows))
+        asked_at = _now()
         try:
             embeddings = await self._encode(rows)
         except EncoderUnavailable:
@@ -150,8 +151,12 @@ class _Tower:
         except ModelOutputInvalid:
             self._note_life()
             raise
+        except asyncio.CancelledError:
+            self._left_rows = max(self._left_rows, len(rows))
+            raise
         finally:
             self._under_way.remove(len(rows))
+        self._note_cost(asked_at, len(rows))
         self._note_life()
         if self._is_wrong:  # found meanwhile
             raise EncoderUnavailable(self._problem or "the model was another one")
@@ -159,15 +164,15 @@ class _Tower:
 
     async def check(self) -> None:
         """Returns if the tower is known to be right. Raises EncoderUnavailable if not."""
-        if self._asking is None and monotonic() >= self._due_at:
+        if self._asking is None and _now() >= self._due_at:
             # Without the caller's context: its deadline is not the canary's.
             self._asking = asyncio.create_task(
                 self._ask(), name=f"canary-{self._name}", context=Context()
             )
         if self._asking is not None:
-            start, wait_s = monotonic(), self._min_patience_s + 0.1
+            start, wait_s = _now(), self._min_patience_s + 0.1
             await asyncio.wait({self._asking}, timeout=wait_s)
-            if monotonic() - start < wait_s + _LOOP_LAG_S:
+            if not we_were_late(_now() - start, wait_s):
                 self._look_for_a_hang()
         if self._problem is not None:
             raise EncoderUnavailable(self._problem)
@@ -177,21 +182,27 @@ class _Tower:
     def _look_for_a_hang(self) -> None:
         if self._silent_since is None:
             return
-        silence_s = monotonic() - self._silent_since
+        silence_s = _now() - self._silent_since
         if silence_s >= self._patience_s():
             self._proven = False
             self._problem = f"the {self._name} encoder has not answered for {silence_s:.1f} s"
 
     def _patience_s(self) -> float:
         """How long the tower may be silent: what it works on takes its time."""
-        return max(self._min_patience_s, 2 * self._work_ahead() * min(self._costs_s, default=0.0))
+        return max(self._min_patience_s, 2 * self._work_ahead() * max(self._costs_s, default=0.0))
 
     def _work_ahead(self) -> int:
         """The rows of a canary and of the largest call before it."""
-        return 1 + max(self._under_way, default=0)
+        return 1 + max([self._left_rows, *self._under_way])
+
+    def _note_cost(self, asked_at: float, rows: int) -> None:
+        """Learns from an answer that comes now. What was answered since it was asked for was done
+        before it; only the rest of the wait was for its own rows."""
+        self._costs_s.append((_now() - max(asked_at, self._lived_at)) / rows)
 
     def _note_life(self) -> None:
-        self._silent_since = None if self._asking is None else monotonic()
+        self._lived_at, self._left_rows = _now(), 0
+        self._silent_since = None if self._asking is None else self._lived_at
 
     async def _ask(self) -> None:
         try:
@@ -201,6 +212,7 @@ class _Tower:
             return
         except ModelOutputInvalid as error:
             # Callers go on to ask: the check of each answer tells them, row by row.
+            self._note_life()
             self._proven, self._problem = True, f"the {self._name} encoder: {error.message}"
         except ClipsearchError as error:
             self._proven, self._problem = False, error.message
@@ -212,13 +224,14 @@ class _Tower:
         self._silent_since = None
 
     async def _ask_once(self) -> None:
-        asked_at, ahead = monotonic(), self._work_ahead()
+        asked_at = _now()
         self._due_at = asked_at + _INTERVAL_S
         if self._silent_since is None:
             self._silent_since = asked_at
         async with asyncio.timeout(max(_TIMEOUT_S, self._patience_s())):
             (embedding,) = await self._encode(self._canary)
-        self._costs_s.append((monotonic() - asked_at) / ahead)
+        self._note_cost(asked_at, rows=1)
+        self._note_life()
         if self._expected is None:
             self._expected = embedding
         cosine = float(self._expected @ embedding)
@@ -232,3 +245,8 @@ class _Tower:
             return
         self._proven, self._problem = True, None
         self._due_at = max(self._due_at, asked_at + min(self._costs_s) / _SHARE)
+
+
+def _now() -> float:
+    """The event loop's own time, which its timeouts go by."""
+    return asyncio.get_running_loop().time()

@@ -32,6 +32,7 @@ from clipsearch_server.errors import (
     ModelOutputInvalid,
     Overloaded,
 )
+from clipsearch_server.lateness import we_were_late
 from clipsearch_server.model import ModelCard
 from clipsearch_server.ports import Embeddings, Pixels, TokenIds
 
@@ -164,6 +165,8 @@ class TritonEncoder:
         except TimeoutError:
             if any(tower.answered_at > start for tower in towers):
                 return None  # busy, and at work
+            if self._checked and we_were_late(monotonic() - start, _CHECK_TIMEOUT_S):
+                return self._problem  # who knows
             return f"{where} does not answer within {_CHECK_TIMEOUT_S} s"
         except InferenceServerException as error:
             return f"{where}: {_explained(error)}"

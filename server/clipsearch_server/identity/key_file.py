@@ -82,9 +82,11 @@ def parse(text: str, file: Path) -> KeyFile:
     """Reads the text of ``file``. Raises StartupError, which shows no value: where a hash belongs,
     somebody may have put the key."""
     try:
-        content = KeyFile.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        toml = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # more than a TOMLDecodeError may come
         raise StartupError(f"{file}: is not TOML: {error}") from error
+    try:
+        content = KeyFile.model_validate(toml)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
         path = ".".join(str(part) for part in problem["loc"])

@@ -19,7 +19,7 @@ class Reloaded(Generic[_Value]):
     """What some files say. ``value`` may be asked for from any thread, and never blocks.
 
     A new version that cannot be read changes nothing: what was read last stays, and one line in the
-    log says why.
+    log says why. Of an error that nobody thought of, that is its type: its text may hold a secret.
     """
 
     def __init__(self, what: str, files: Sequence[Path], read: Callable[[], _Value]) -> None:
@@ -41,10 +41,13 @@ class Reloaded(Generic[_Value]):
             return
         try:
             self.value = self._read()
-        except StartupError as error:
-            if error.message != self._complaint:
-                logger.error("the new %s cannot be used, the former stay: %s", self._what, error)
-            self._complaint = error.message
+        except Exception as error:  # whatever it is, the next version may be better
+            complaint = error.message if isinstance(error, StartupError) else repr(type(error))
+            if complaint != self._complaint:
+                logger.error(
+                    "the new %s cannot be used, the former stay: %s", self._what, complaint
+                )
+            self._complaint = complaint
             return
         self._stamps, self._complaint = stamps, ""
         logger.info("read the new %s from %s", self._what, ", ".join(map(str, self._files)))

@@ -12,6 +12,7 @@ from typing import cast
 
 import grpc
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from clipsearch_server.errors import StartupError
@@ -40,11 +41,17 @@ def read_certificate(cert_file: Path, key_file: Path, client_ca_file: Path | Non
     key = _read(key_file, "tls.key_file")
     try:
         public_key = load_pem_private_key(key, password=None).public_key()
+        is_its_key = public_key == certificate.public_key()
     except (ValueError, TypeError) as error:  # TypeError: it is encrypted
         raise StartupError(f"{key_file}: tls.key_file is no PEM key without a password") from error
-    if public_key != certificate.public_key():
+    except UnsupportedAlgorithm as error:
+        raise StartupError(
+            f"{key_file}: tls.key_file, or the certificate in {cert_file}, is of a kind that is "
+            "not known; use an RSA or ECDSA key"
+        ) from error
+    if not is_its_key:
         raise StartupError(f"{key_file}: is not the key of the certificate in {cert_file}")
-    if key_file.stat().st_mode & stat.S_IROTH:
+    if _is_readable_by_all(key_file):
         logger.warning("%s: every user of this machine can read the private key", key_file)
     authority = None
     if client_ca_file is not None:
@@ -94,6 +101,13 @@ def _read(file: Path, setting: str) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise StartupError(f"{file}: {error.strerror}; {setting} names a PEM file") from error
+
+
+def _is_readable_by_all(file: Path) -> bool:
+    try:
+        return bool(file.stat().st_mode & stat.S_IROTH)
+    except OSError:  # replaced since it was read, and looked at again in a moment
+        return False
 
 
 def _parse_certificates(content: bytes, file: Path, setting: str) -> list[x509.Certificate]:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import numpy as np
 
-from clipsearch_server.ports import Embedding, Embeddings, StoredImage
+from clipsearch_server.ports import Embedding, Embeddings, NearestQuery, StoredImage
 
 Payload: TypeAlias = dict[str, Any]
 
@@ -90,3 +90,8 @@ def best_first(scored: Iterable[tuple[UUID, float]]) -> list[tuple[UUID, float]]
     """Returns ids and scores by falling score, then by rising id: an index may put equal scores
     into any order."""
     return sorted(scored, key=lambda it: (-it[1], it[0]))
+
+
+def any_query(embedding_dim: int) -> NearestQuery:
+    """A search that costs little, to see whether searches are answered: any direction does."""
+    return NearestQuery(embedding=np.eye(1, embedding_dim, dtype=np.float32)[0], limit=1)

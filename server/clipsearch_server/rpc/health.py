@@ -13,6 +13,7 @@ from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 from clipsearch_server import metrics
 from clipsearch_server.errors import ClipsearchError
+from clipsearch_server.lateness import we_were_late
 from clipsearch_server.rpc.interceptors import SERVICE_NAME, Context
 
 logger = logging.getLogger(__name__)
@@ -20,8 +21,6 @@ logger = logging.getLogger(__name__)
 # Together less than the 2 s in which a sickness is to be told.
 _INTERVAL_S = 0.5
 _CHECK_TIMEOUT_S = 1.4
-# A check that is cut off so much too late says something of our event loop, and nothing else.
-_LOOP_LAG_S = 0.2
 
 
 class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships no types
@@ -47,7 +46,9 @@ class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships
     async def Watch(
         self, request: HealthCheckRequest, context: Context
     ) -> AsyncIterator[HealthCheckResponse]:
-        name = request.service
+        # It may stay for long, and the names stay the same.
+        name = request.service if request.service in self._serving else None
+        del request
         told: int | None = None
 
         def news() -> bool:
@@ -85,8 +86,8 @@ class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships
         except ClipsearchError as error:  # one that an operator is meant to read
             reason = error.message
         except TimeoutError:
-            if monotonic() - start > _CHECK_TIMEOUT_S + _LOOP_LAG_S:
-                return self._serving[name]  # our own event loop was late: who knows
+            if we_were_late(monotonic() - start, _CHECK_TIMEOUT_S):
+                return self._serving[name]  # who knows
             reason = f"no answer within {_CHECK_TIMEOUT_S} s"
         except Exception:  # whatever it is, the dependency is not known to work
             logger.exception("health check of %s failed", name)
@@ -101,11 +102,13 @@ class HealthReporter(HealthServicer):  # type: ignore[misc]  # grpc_health ships
 
     async def _tell(self, serving: Mapping[str, bool]) -> None:
         async with self._changed:
+            before = self._serving.copy()
             self._serving.update(serving)
-            self._changed.notify_all()
+            if self._stopping or self._serving != before:
+                self._changed.notify_all()
 
-    def _status(self, name: str) -> int:
-        if name not in self._serving:
+    def _status(self, name: str | None) -> int:
+        if name is None:
             return int(HealthCheckResponse.SERVICE_UNKNOWN)
         serving = self._serving[name] and not self._stopping
         return int(HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING)

@@ -12,10 +12,11 @@ from google.protobuf.message import DecodeError
 
 from clipsearch_server.callers import ANYBODY, Caller
 from clipsearch_server.deadline import call_ends_in
-from clipsearch_server.errors import DeadlineExceeded, InvalidRequest, Overloaded
+from clipsearch_server.errors import InvalidRequest, Overloaded
 from clipsearch_server.priority import in_background
 from clipsearch_server.rpc.admission import Admission, Refusals
 from clipsearch_server.rpc.call_record import SERVICE_NAME, CallRecord, Context
+from clipsearch_server.rpc.idle import ends_if_idle, noting
 from clipsearch_server.rpc.methods import METHODS, Work
 from clipsearch_server.rpc.status import to_status
 
@@ -37,7 +38,8 @@ def let_anybody_in(context: Context) -> Caller:
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the handlers of ImageSearchService; health and reflection pass untouched.
+    """Wraps the handlers of ImageSearchService; health and reflection pass untouched
+    (`rpc/public_methods` bounds them).
 
     In the order of the flow: who calls, whether they may, whether there is room, then the method
     within its deadline; last what became of it: its status, and a line in the log. A unary call
@@ -97,7 +99,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     remaining_s = self._default_deadline_s
                 async with asyncio.timeout(remaining_s):
                     with call_ends_in(remaining_s):
-                        return await behaviour(await _only(requests), context)
+                        # Who never sends it would hold a place for as long as its deadline says.
+                        async with asyncio.timeout(self._default_deadline_s):
+                            request = await _only(requests)
+                        return await behaviour(request, context)
 
         return call
 
@@ -114,8 +119,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             # Closed with the call, and not some time after: it may hold on to a collection.
             async with (
                 self._guard(method, context),
-                _ends_if_idle(self._stream_idle_s) as note_message,
-                aclosing(behaviour(_noting(requests, note_message), context)) as responses,
+                ends_if_idle(self._stream_idle_s) as note_message,
+                aclosing(behaviour(noting(requests, note_message), context)) as responses,
             ):
                 async for response in responses:
                     await context.write(response)
@@ -157,28 +162,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             # Given with the error, since these take the place of those that were set.
             trailers += record.trailing_metadata
             await context.abort(_CODES[status.code], status.message, tuple(trailers))
-
-
-@asynccontextmanager
-async def _ends_if_idle(idle_s: float) -> AsyncIterator[Callable[[], None]]:
-    """Ends the block after so many seconds in which what it yields was not called. Raises
-    DeadlineExceeded then."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(idle_s) as timer:
-            yield lambda: timer.reschedule(loop.time() + idle_s)
-    except TimeoutError as error:
-        if not timer.expired():
-            raise
-        raise DeadlineExceeded(
-            f"no message came or went for {idle_s:g} s; open a new stream when there is more"
-        ) from error
-
-
-async def _noting(requests: AsyncIterator[Any], note: Callable[[], None]) -> AsyncIterator[Any]:
-    async for request in requests:
-        note()
-        yield request
 
 
 async def _only(requests: AsyncIterator[Any]) -> Any:

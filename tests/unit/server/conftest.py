@@ -224,8 +224,11 @@ def service(channel: grpc.aio.Channel) -> ImageSearchServiceStub:
 
 
 @pytest_asyncio.fixture
-async def impatient_service(
-    catalog: Catalog, memory: Budget
-) -> AsyncIterator[ImageSearchServiceStub]:
+async def impatient_channel(catalog: Catalog, memory: Budget) -> AsyncIterator[grpc.aio.Channel]:
     async with serving(catalog, memory, default_deadline_s=0.1) as channel:
-        yield ImageSearchServiceStub(channel)
+        yield channel
+
+
+@pytest.fixture
+def impatient_service(impatient_channel: grpc.aio.Channel) -> ImageSearchServiceStub:
+    return ImageSearchServiceStub(impatient_channel)

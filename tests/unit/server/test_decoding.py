@@ -20,6 +20,7 @@ import pytest_asyncio
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
 from clipsearch_server.decoding.area import Area
+from clipsearch_server.decoding.client import Worker
 from clipsearch_server.decoding.pool import WorkerPool
 from clipsearch_server.errors import (
     DecoderUnavailable,
@@ -28,6 +29,7 @@ from clipsearch_server.errors import (
     StartupError,
 )
 from clipsearch_server.image import decode_image
+from clipsearch_server.ports import DecodedImage
 from decode_workers import cpu_ticks, fork_server_of, is_running, peak_mib, workers_of
 from poison_decoder import poison
 from samples import png
@@ -190,6 +192,36 @@ async def test_an_image_whose_worker_is_killed_from_outside_gets_another_one_but
     assert [record.getMessage().split(";")[0] for record in caplog.records[::2]] == [
         "a decoder was killed from outside"
     ] * 3
+
+
+def stop_for(seconds: float) -> None:
+    """Does to the event loop what a stopped container or a moved machine does."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+async def test_row_45_a_pause_of_the_server_is_held_against_no_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = asyncio.Event()
+    decode = Worker.decode
+
+    async def noted(worker: Worker, content: bytes) -> DecodedImage:
+        begun.set()
+        return await decode(worker, content)
+
+    monkeypatch.setattr(Worker, "decode", noted)
+    async with pool(workers=1, cpu_s=0.25) as decoder:
+        innocent = asyncio.create_task(decoder.decode(png("red")))
+        await begun.wait()
+        stop_for(1.3)
+        await innocent
+        begun.clear()
+        hanging = asyncio.create_task(refusal(decoder, poison("hang")))
+        await begun.wait()
+        stop_for(1.3)
+        assert (await hanging).reason == "IMAGE_DECODE_FAILED", "it got no second time"
 
 
 async def test_workers_that_die_idle_are_replaced_unnoticed(

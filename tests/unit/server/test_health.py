@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -84,6 +85,26 @@ async def test_an_unknown_name_is_not_found_and_watched_as_unknown() -> None:
         watch = stub.Watch(HealthCheckRequest(service="x"))
         assert (await watch.read()).status == HealthCheckResponse.SERVICE_UNKNOWN
         watch.cancel()
+
+
+async def test_watchers_are_woken_by_a_change_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    woken = 0
+
+    def notify_all(condition: asyncio.Condition) -> None:
+        nonlocal woken
+        woken += 1
+
+    monkeypatch.setattr(asyncio.Condition, "notify_all", notify_all)
+    index = Dependency()
+    health = HealthReporter({"index": index.health})
+    for _ in range(3):
+        await health.check()
+    assert woken == 1
+    index.error = IndexUnavailable("gone")
+    await health.check()
+    assert woken == 2
+    await health.stop_serving()
+    assert woken == 3
 
 
 async def test_every_watcher_is_told_each_change_and_let_go_in_the_end() -> None:

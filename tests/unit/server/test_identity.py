@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,10 +24,12 @@ from clipsearch.v1.image_search_pb2_grpc import (
     add_ImageSearchServiceServicer_to_server,
 )
 from clipsearch_server import check
+from clipsearch_server import open_identity as identity_opener
 from clipsearch_server.callers import Caller, Scope
 from clipsearch_server.errors import StartupError, Unauthenticated
 from clipsearch_server.identity.api_keys import KeyRing, KnownKey, hash_of
 from clipsearch_server.identity.exposure import is_loopback
+from clipsearch_server.identity.reloading import Reloaded
 from clipsearch_server.identity.tls import read_certificate, warn_of_expiry
 from clipsearch_server.open_identity import open_identity
 from clipsearch_server.rpc.admission import Admission
@@ -98,6 +101,12 @@ def files(tmp_path: Path) -> Files:
 
 def settings_of(**values: Any) -> Settings:
     return Settings.model_validate({"address": "127.0.0.1:0"} | values)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 def mutual_tls(files: Files, certificates: str) -> Settings:
@@ -262,12 +271,14 @@ async def test_other_machines_are_served_with_keys_and_tls_only(
 async def test_the_end_of_the_certificate_is_a_metric(files: Files) -> None:
     tls = {"cert_file": files.server, "key_file": files.server}
     async with open_identity(settings_of(tls=tls)):
-        await asyncio.sleep(0)  # for what follows the files to look at them
-        shown = REGISTRY.get_sample_value(
-            "clipsearch_tls_certificate_expiry_timestamp_seconds", {"certificate": "server"}
-        )
-    certificate = await asyncio.to_thread(read_certificate, files.server, files.server, None)
-    assert shown == certificate.expires.timestamp()
+        certificate = await asyncio.to_thread(read_certificate, files.server, files.server, None)
+
+        def shown() -> bool:
+            name = "clipsearch_tls_certificate_expiry_timestamp_seconds"
+            value = REGISTRY.get_sample_value(name, {"certificate": "server"})
+            return value == certificate.expires.timestamp()
+
+        await until(shown)
 
 
 @pytest.mark.parametrize(
@@ -297,6 +308,59 @@ def test_files_of_no_use_are_named(files: Files, tmp_path: Path) -> None:
     ):
         with pytest.raises(StartupError, match=expected):
             read_certificate(cert, key, ca)
+
+
+def test_a_key_of_an_unknown_kind_is_named(files: Files) -> None:
+    pkcs8 = bytes.fromhex("300c020100300506032a03040400")  # of the algorithm 1.2.3.4
+    pem = b"-----BEGIN PRIVATE KEY-----\n%s\n-----END PRIVATE KEY-----\n"
+    odd = files.write("odd.pem", pem % base64.b64encode(pkcs8))
+    with pytest.raises(StartupError, match=r"odd\.pem: tls\.key_file"):
+        read_certificate(files.server, odd, None)
+
+
+def test_whatever_a_new_version_fails_with_the_next_one_is_read(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = files.write("value", "1")
+    followed = Reloaded("value", [file], lambda: 1 // int(file.read_text()))
+    files.write("value", "0000")
+    followed.check()
+    followed.check()
+    assert followed.value == 1
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["the new value cannot be used, the former stay: <class 'ZeroDivisionError'>"], (
+        "once, by its type"
+    )
+    files.write("value", "-1")
+    followed.check()
+    assert followed.value == -1
+
+
+async def test_row_29_a_revoked_key_is_refused_whatever_failed_before(
+    files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(authenticator: Authenticator) -> bool:
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(identity_opener, "_CHECK_EVERY_S", 0.01)
+    keys = files.keys()
+    with monkeypatch.context() as failing:
+        failing.setattr(Authenticator, "log_refused", fail)
+        async with open_identity(settings_of(auth={"keys_file": keys})) as identity:
+            await until(lambda: "looking after keys and certificates failed" in caplog.text)
+            context: Any = FakeContext(f"Bearer {KEY}")
+            assert identity.authenticate(context).name == "k"
+            files.write("keys.toml", "")
+
+            def is_refused() -> bool:
+                try:
+                    identity.authenticate(context)
+                except Unauthenticated:
+                    return True
+                return False
+
+            await until(is_refused)
+            failing.undo()
 
 
 def test_a_private_key_for_everybody_is_warned_of(

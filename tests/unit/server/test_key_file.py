@@ -175,6 +175,12 @@ def test_a_mistake_is_named_and_no_value_shown(file: Path, line: str, expected: 
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("value", ["[" * 5_000 + "]" * 5_000, "9" * 5_000])
+def test_toml_that_python_gives_up_on_is_no_toml(file: Path, value: str) -> None:
+    with pytest.raises(StartupError, match=r"keys\.toml: is not TOML"):
+        parse(f"keys = {value}", file)
+
+
 def test_one_key_for_two_callers_is_a_mistake(file: Path) -> None:
     file.write_text(WRITTEN_BY_HAND + WRITTEN_BY_HAND.replace('"web"', '"other"'))
     with pytest.raises(StartupError, match="listed twice"):

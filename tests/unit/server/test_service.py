@@ -287,6 +287,21 @@ async def test_row_31_a_call_without_a_deadline_gets_the_servers(
     await encoder.until_waiting(0)
 
 
+async def test_row_31_a_call_that_brings_no_message_gets_the_servers_deadline(
+    impatient_channel: grpc.aio.Channel,
+) -> None:
+    async def nothing() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    # gRPC's stubs send the message with the call, so this one says that it is a stream.
+    call = impatient_channel.stream_unary("/clipsearch.v1.ImageSearchService/GetServerInfo")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async with asyncio.timeout(5):
+            await call(nothing(), timeout=600)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 async def test_no_query_text_and_no_url_is_logged(
     service: Stub, fetcher: FakeFetcher, caplog: pytest.LogCaptureFixture
 ) -> None:

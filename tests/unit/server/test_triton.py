@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -301,6 +302,21 @@ async def test_a_triton_too_busy_to_say_what_it_is_is_not_taken_out() -> None:
         await check
         with pytest.raises(EncoderUnavailable, match="does not answer"):
             await encoder.health()  # nor does anything else
+
+
+async def test_row_45_a_pause_of_the_server_is_not_taken_for_one_of_triton() -> None:
+    triton = ScriptedTriton()
+    async with connected(triton) as encoder:
+        await encoder.health()
+        triton.metadata_gate.clear()
+        check = asyncio.create_task(encoder.health())
+        await asyncio.sleep(0.01)
+        until = time.monotonic() + 1.1
+        while time.monotonic() < until:
+            pass
+        await check
+        with pytest.raises(EncoderUnavailable, match="does not answer"):
+            await encoder.health()
 
 
 async def test_a_certificate_file_encrypts_the_connection(tmp_path: Path) -> None:

@@ -33,15 +33,16 @@ from clipsearch_server.indexes.edge.protocol import (
     FindContent,
     Get,
     GetEmbeddings,
-    GetStats,
     Hits,
     Points,
+    Probe,
     Scroll,
     Search,
     Upsert,
 )
 from clipsearch_server.indexes.fields import IMAGE_FIELDS
 from clipsearch_server.indexes.points import (
+    any_query,
     checked_embedding,
     checked_embeddings,
     from_payload,
@@ -201,7 +202,7 @@ class EdgeIndex:
     async def health(self) -> None:
         self._calls.require_open()
         try:
-            await self._shard.read(GetStats())
+            await self._shard.read(Probe(any_query(self._embedding_dim)))
         except DeadlineExceeded as error:
             raise IndexUnavailable(error.message) from error
 

@@ -48,6 +48,7 @@ from clipsearch_server.indexes.edge.protocol import (
     Optimize,
     Ordered,
     OtherRead,
+    Probe,
     Read,
     Request,
     Scroll,
@@ -114,7 +115,7 @@ class _Inbox:
                 for place, (waiting_id, _) in enumerate(self.reads):
                     if waiting_id == message_id:
                         self.reads[place] = (message_id, None)
-            case GetStats():
+            case GetStats() | Probe():
                 # Asked to see whether we work, and not how much there is to do.
                 self.reads.appendleft((message_id, request))
             case Search() | Get() | GetEmbeddings() | FindContent() | Scroll() | Count():
@@ -208,6 +209,9 @@ class _Server:
                 return self._shard.count()
             case GetStats():
                 return self._shard.stats()
+            case Probe(query):
+                self._shard.search(self._shard.convert_queries([query]))
+                return None
 
     def _answer_ordered(self) -> None:
         if not self._inbox.ordered:

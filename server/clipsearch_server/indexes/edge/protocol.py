@@ -97,7 +97,15 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class GetStats:
-    """-> Stats. Costs nothing, so it also asks whether the process is well."""
+    """-> Stats. Costs nothing, and goes before all that waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """-> None, once a search was answered. Goes before all that waits: it asks whether searches
+    work, and not how many there are."""
+
+    query: NearestQuery
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +168,7 @@ class Optimize:
     else meanwhile."""
 
 
-OtherRead: TypeAlias = Get | GetEmbeddings | FindContent | Scroll | Count | GetStats
+OtherRead: TypeAlias = Get | GetEmbeddings | FindContent | Scroll | Count | GetStats | Probe
 Read: TypeAlias = Search | OtherRead
 Ordered: TypeAlias = Upsert | Delete | CopyPage | CopyIds | Flush | CreateIndex | Optimize
 Request: TypeAlias = Read | Ordered

@@ -14,10 +14,16 @@ import numpy as np
 from qdrant_client import AsyncQdrantClient, models
 
 from clipsearch_server.batching import Batcher
-from clipsearch_server.errors import ModelMismatch
+from clipsearch_server.errors import (
+    DeadlineExceeded,
+    IndexUnavailable,
+    ModelMismatch,
+    Overloaded,
+)
 from clipsearch_server.indexes.admission import Admission
 from clipsearch_server.indexes.points import (
     CONTENT_KEY,
+    any_query,
     best_first,
     checked_embeddings,
     from_payload,
@@ -196,6 +202,12 @@ class QdrantIndex:
             self._mismatch = error
             raise
         self._mismatch = None
+        try:
+            await self.search([any_query(self._spec.embedding_dim)])
+        except Overloaded:
+            pass  # it is at work, and healthy
+        except DeadlineExceeded as error:
+            raise IndexUnavailable(error.message) from error
 
     @asynccontextmanager
     async def _call(self, *, write: bool = False) -> AsyncIterator[None]:
