@@ -17,7 +17,9 @@ from typing import Any, TypeAlias
 import grpc
 
 from clipsearch_server.errors import ServerStopping
-from clipsearch_server.rpc.interceptors import SERVICE_NAME, Context, Handler
+from clipsearch_server.rpc.call_record import SERVICE_NAME
+from clipsearch_server.rpc.interceptors import Handler
+from clipsearch_server.rpc.options import Context
 
 _Behaviour: TypeAlias = Callable[[Any, Context], AsyncIterator[Any]]
 

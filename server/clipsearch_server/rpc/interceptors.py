@@ -14,12 +14,12 @@ from clipsearch_server.callers import ANYBODY, Caller
 from clipsearch_server.deadline import call_ends_in
 from clipsearch_server.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from clipsearch_server.priority import in_background
-from clipsearch_server.rpc.admission import Admission, Refusals
-from clipsearch_server.rpc.call_record import SERVICE_NAME, CallRecord, Context
+from clipsearch_server.rpc.admission import Admission
+from clipsearch_server.rpc.call_record import SERVICE_NAME, CallRecord
 from clipsearch_server.rpc.methods import METHODS, Work
+from clipsearch_server.rpc.options import Context
+from clipsearch_server.rpc.refusals import Refusals
 from clipsearch_server.rpc.status import to_status
-
-__all__ = ["SERVICE_NAME", "Authenticate", "CallInterceptor", "Context", "let_anybody_in"]
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -114,7 +114,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             # Closed with the call, and not some time after: it may hold on to a collection.
             async with (
                 self._guard(method, context),
-                _ends_if_idle(self._stream_idle_s) as note_message,
+                ends_if_idle(self._stream_idle_s) as note_message,
                 aclosing(behaviour(_noting(requests, note_message), context)) as responses,
             ):
                 async for response in responses:
@@ -147,7 +147,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             trailers = [(_DETAILS, status.SerializeToString())]
             if isinstance(error, Overloaded):
                 record.failed(status, line=False)
-                self._refusals.note(method, error.reason)
+                self._refusals.note(method, error.reason, record.caller)
                 trailers.append((_PUSHBACK, str(round(error.retry_after_s * 1000))))
             else:
                 record.failed(status)
@@ -160,13 +160,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 
 @asynccontextmanager
-async def _ends_if_idle(idle_s: float) -> AsyncIterator[Callable[[], None]]:
+async def ends_if_idle(idle_s: float) -> AsyncIterator[Callable[[], None]]:
     """Ends the block after so many seconds in which what it yields was not called. Raises
     DeadlineExceeded then."""
     loop = asyncio.get_running_loop()
+
+    def note() -> None:
+        if not timer.expired():  # a message may come in the same turn of the loop
+            timer.reschedule(loop.time() + idle_s)
+
     try:
         async with asyncio.timeout(idle_s) as timer:
-            yield lambda: timer.reschedule(loop.time() + idle_s)
+            yield note
     except TimeoutError as error:
         if not timer.expired():
             raise
