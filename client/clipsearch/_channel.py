@@ -16,8 +16,9 @@ DEFAULT_TIMEOUT_S = 30.0
 
 _SERVICE = "clipsearch.v1.ImageSearchService"
 
-# Every unary method may be repeated: reading changes nothing; adding, setting and deleting are
-# idempotent. But CreateCollection: its repetition finds what the first attempt has created.
+# Every unary method may be repeated: reading changes nothing, adding and setting are idempotent,
+# and what a repetition of a deletion misses, the server takes for deleted by the first attempt.
+# But CreateCollection: its repetition finds what the first attempt has created.
 _RETRIED_METHODS = (
     "AddImage",
     "DeleteAlias",

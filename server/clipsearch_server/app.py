@@ -61,15 +61,18 @@ class App:
 
     async def drain(self) -> None:
         """Tells health checks; after drain_delay_s takes no more calls, and lets those under way
-        finish: at most grace_s. Streams that would take longer are ended before."""
+        finish: at most grace_s. Streams that bring nothing are ended at once, and those that would
+        take longer before it is over."""
         await self.health.stop_serving()
         await asyncio.sleep(self.drain_delay_s)
         await self.draining.refuse_calls()
         end_streams = asyncio.get_running_loop().call_later(
             self.grace_s * _STREAMS_SHARE, self.draining.end_streams
         )
+        end_idle_streams = asyncio.create_task(self.draining.end_idle_streams())
         await self.server.stop(self.grace_s)
         end_streams.cancel()
+        end_idle_streams.cancel()
 
 
 @asynccontextmanager

@@ -88,7 +88,12 @@ class Batcher(Generic[Row, Result]):
         ]
         self._keep(self._waiting + waiting)
         self._arrived.set()
-        results: list[Result] = await asyncio.gather(*(item.result for item in waiting))
+        try:
+            results: list[Result] = await asyncio.gather(*(item.result for item in waiting))
+        except Exception:  # nobody waits for the others any more
+            for item in waiting:
+                item.result.cancel()
+            raise
         return results
 
     async def work(self) -> None:

@@ -6,16 +6,25 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+from clipsearch_server.priority import Precedence, is_background
+
+_Waiting: TypeAlias = deque[tuple[int, asyncio.Future[None]]]
 
 
 class Budget:
-    """Gives out parts of ``total``; whoever asks for more than is left waits, in the order of
-    arrival. Whoever asks for more than the total gets all of it, once it is all there."""
+    """Gives out parts of ``total``; whoever asks for more than is left waits, and is let in by
+    `priority`, those of one priority in the order of their arrival: who needs little does not
+    overtake who needs much. Whoever asks for more than the total gets all of it, once it
+    is all there."""
 
     def __init__(self, total: int) -> None:
         self._total = total
         self._left = total
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._foreground: _Waiting = deque()
+        self._background: _Waiting = deque()
+        self._precedence = Precedence()
 
     @asynccontextmanager
     async def take(self, amount: int) -> AsyncIterator[None]:
@@ -29,11 +38,9 @@ class Budget:
     async def acquire(self, amount: int) -> None:
         """Waits for a part; ``release`` gives it back."""
         amount = min(amount, self._total)
-        if not self._waiting and amount <= self._left:
-            self._left -= amount
-            return
-        admitted = asyncio.get_running_loop().create_future()
-        self._waiting.append((amount, admitted))
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        (self._background if is_background() else self._foreground).append((amount, admitted))
+        self._admit()
         try:
             await admitted
         except asyncio.CancelledError:
@@ -48,13 +55,16 @@ class Budget:
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting:
-            amount, admitted = self._waiting[0]
-            if admitted.cancelled():
-                self._waiting.popleft()
-            elif amount <= self._left:
-                self._waiting.popleft()
-                self._left -= amount
-                admitted.set_result(None)
-            else:
+        while True:
+            for queue in (self._foreground, self._background):
+                while queue and queue[0][1].cancelled():
+                    queue.popleft()
+            waits = {"foreground": bool(self._foreground), "background": bool(self._background)}
+            chosen = self._precedence.will_be_backgrounds(**waits)
+            queue = self._background if chosen else self._foreground
+            if not queue or queue[0][0] > self._left:
                 return
+            self._precedence.is_backgrounds(**waits)
+            amount, admitted = queue.popleft()
+            self._left -= amount
+            admitted.set_result(None)

@@ -17,9 +17,10 @@ from clipsearch_server.catalog import Catalog
 from clipsearch_server.errors import StartupError
 from clipsearch_server.rpc import convert
 from clipsearch_server.rpc.admission import Admission
+from clipsearch_server.rpc.call_record import SERVICE_NAME
 from clipsearch_server.rpc.drain import DrainInterceptor
 from clipsearch_server.rpc.health import HealthReporter
-from clipsearch_server.rpc.interceptors import SERVICE_NAME, Authenticate, CallInterceptor
+from clipsearch_server.rpc.interceptors import Authenticate, CallInterceptor
 from clipsearch_server.rpc.methods import Work
 from clipsearch_server.rpc.options import ServiceOptions
 from clipsearch_server.rpc.public_methods import PublicMethodsInterceptor

@@ -56,11 +56,13 @@ class Precedence:
 
     def is_backgrounds(self, *, foreground: bool, background: bool) -> bool:
         """Gives out a turn, for which somebody waits; returns whether it is the background's."""
-        if foreground and background and self._passed_over < BACKGROUND_SHARE - 1:
-            self._passed_over += 1
-            return False
-        self._passed_over = 0
-        return background
+        chosen = self.will_be_backgrounds(foreground=foreground, background=background)
+        self._passed_over = self._passed_over + 1 if background and not chosen else 0
+        return chosen
+
+    def will_be_backgrounds(self, *, foreground: bool, background: bool) -> bool:
+        """Returns what `is_backgrounds` would, and gives out nothing."""
+        return background and not (foreground and self._passed_over < BACKGROUND_SHARE - 1)
 
 
 class Places:

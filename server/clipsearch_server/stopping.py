@@ -5,22 +5,37 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def told_to_stop() -> asyncio.Event:
+class Stopping(asyncio.Event):
+    """Set when the process is to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before_exit: list[Callable[[], None]] = []
+
+    def call_before_exit(self, clean_up: Callable[[], None]) -> None:
+        """Has something be called that takes a moment, if the process ends at once: nothing else
+        is closed then."""
+        self._before_exit.append(clean_up)
+
+    def on_signal(self, number: signal.Signals) -> None:
+        if self.is_set():
+            for clean_up in self._before_exit:
+                clean_up()
+            os._exit(128 + number)
+        self.set()
+
+
+def told_to_stop() -> Stopping:
     """Returns what SIGTERM or SIGINT sets from now on; a second one ends the process at once, with
     128 and the signal's number."""
-    stopping = asyncio.Event()
-
-    def on_signal(number: signal.Signals) -> None:
-        if stopping.is_set():
-            os._exit(128 + number)
-        stopping.set()
-
+    stopping = Stopping()
     for number in _SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+        asyncio.get_running_loop().add_signal_handler(number, stopping.on_signal, number)
     return stopping
 
 

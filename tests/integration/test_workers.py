@@ -128,6 +128,10 @@ def answered_queries(server: ServerProcess) -> int:
     return int(sum(map(float, counts)))
 
 
+def metric_folders(folder: Path) -> list[Path]:
+    return list(folder.glob("clipsearch-metrics-*"))
+
+
 async def health(server: ServerProcess) -> int:
     """As an orchestrator asks, over a connection of its own."""
     options = [("grpc.use_local_subchannel_pool", 1)]
@@ -216,8 +220,13 @@ async def test_workers_drain_however_many_are_told_to_stop(neighbours: Neighbour
         assert server.log.count("stopped") == WORKERS
 
 
-async def test_a_second_signal_ends_every_worker_at_once(neighbours: Neighbours) -> None:
-    async with running(neighbours, "--grace-s", "300") as server:
+async def test_a_second_signal_ends_every_worker_at_once(
+    neighbours: Neighbours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    options = ("--grace-s", "300", "--metrics-address", "127.0.0.1:0")
+    async with running(neighbours, *options) as server:
+        assert await asyncio.to_thread(metric_folders, tmp_path)
         neighbours.triton.infer = neighbours.triton.never
         async with connected(server) as channels:
             calls = [query(channel) for channel in channels]
@@ -228,6 +237,7 @@ async def test_a_second_signal_ends_every_worker_at_once(neighbours: Neighbours)
             server.process.send_signal(signal.SIGTERM)
             await asyncio.gather(*map(draining, watches))
             assert await asyncio.to_thread(server.stop) == 128 + signal.SIGTERM
+            assert not await asyncio.to_thread(metric_folders, tmp_path)
             _, alive = await asyncio.to_thread(psutil.wait_procs, workers, WAIT_S)
             assert not alive
             failed = await asyncio.gather(*calls, return_exceptions=True)

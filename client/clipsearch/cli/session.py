@@ -133,6 +133,9 @@ def _interruptible(client: SearchClient, on_interrupt: Callable[[], None]) -> It
     if threading.current_thread() is not threading.main_thread():  # which alone gets signals
         yield
         return
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
+        yield  # `nohup`, or a script's `&`: Ctrl-C at the terminal is not for this command
+        return
     is_interrupted = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -9,14 +9,12 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-import signal
 import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 # <linux/prctl.h>
-_PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
 # <linux/capability.h>: version 3 has two sets of the effective, permitted and inheritable ones.
@@ -40,14 +38,6 @@ class _Ruleset(ctypes.Structure):
         ("handled_access_net", ctypes.c_uint64),
         ("scoped", ctypes.c_uint64),
     )
-
-
-def die_with(parent: int) -> None:
-    """Has the kernel kill this process when the parent ends, which has that id."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before
-            os._exit(1)
 
 
 def confine(*, memory_bytes: int) -> str:

@@ -24,6 +24,7 @@ from clipsearch_server.errors import InvalidImage, InvalidRequest, SourceFailed,
 from clipsearch_server.fetch.network import DirectNetwork, Resolver, VettedNetwork
 from clipsearch_server.fetch.resolver import SystemResolver
 from clipsearch_server.fetch_policy import FetchPolicy, is_numeric
+from clipsearch_server.priority import Places
 from clipsearch_server.source_url import SourceUrl
 from clipsearch_server.turns import Turns
 
@@ -90,7 +91,7 @@ class HttpFetcher:
         self._max_bytes = max_bytes
         self._memory = memory
         self._max_redirects = max_redirects
-        self._places = asyncio.Semaphore(max_concurrent)
+        self._places = Places(max_concurrent)
         self._host_places = Turns(max_concurrent_per_host)
         self._resolver = SystemResolver(max_concurrent)
         resolve = resolve or self._resolver.resolve

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
@@ -13,10 +11,6 @@ from clipsearch_server.callers import Caller
 from clipsearch_server.errors import Overloaded, QuotaExceeded
 from clipsearch_server.rpc.methods import Work
 from clipsearch_server.rpc.pacing import Appointments, Pacer, Rate
-
-logger = logging.getLogger(__name__)
-
-_LOG_EVERY_S = 1.0
 
 
 class Admission:
@@ -107,23 +101,3 @@ class _Account(_Places):
                 caller=caller.name,
                 retry_after_s=self._paced_appointments.make(now, rate),
             )
-
-
-class Refusals:
-    """Sums up the calls that are refused: a line each would cost more than the refusal, just when
-    there is no time to lose."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[tuple[str, str]] = Counter()
-
-    def note(self, method: str, reason: str) -> None:
-        """Counts one. The log says how many there were, once a second."""
-        if not self._counts:
-            asyncio.get_running_loop().call_later(_LOG_EVERY_S, self.log)
-        self._counts[method, reason] += 1
-
-    def log(self) -> None:
-        """Says how many there were since the last time."""
-        for (method, reason), count in sorted(self._counts.items()):
-            logger.warning("refused calls=%d method=%s reason=%s", count, method, reason)
-        self._counts.clear()

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from clipsearch_server.callers import Caller
 from clipsearch_server.errors import Unauthenticated
 from clipsearch_server.identity.api_keys import KeyRing
-from clipsearch_server.rpc.interceptors import Context
+from clipsearch_server.rpc.options import Context
 
 logger = logging.getLogger(__name__)
 

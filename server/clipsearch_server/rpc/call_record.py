@@ -13,23 +13,20 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import cache
 from time import perf_counter
-from typing import Any, TypeAlias
 
-import grpc
 from google.rpc import code_pb2, status_pb2
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch_server import errors, log_lines, metrics, tracing
 from clipsearch_server.callers import ANYBODY, Caller
 from clipsearch_server.rpc.methods import METHODS, Work
+from clipsearch_server.rpc.options import Context
 from clipsearch_server.rpc.status import CODES, reason_of
 
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["ImageSearchService"].full_name
 REQUEST_ID = "x-request-id"
-
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 # What others name requests with, and nothing that could be taken for more than a name.
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._:=-]{1,64}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceServicer
 from clipsearch_server.catalog import Catalog
+from clipsearch_server.errors import CollectionNotFound
 from clipsearch_server.rpc.collections import (
     collection,
     given_name,
@@ -13,6 +14,7 @@ from clipsearch_server.rpc.collections import (
 )
 from clipsearch_server.rpc.options import Context
 from clipsearch_server.rpc.prompt_templates import prompt_templates_of
+from clipsearch_server.rpc.repetition import deleting
 
 
 class CollectionMethods(ImageSearchServiceServicer):
@@ -60,9 +62,10 @@ class CollectionMethods(ImageSearchServiceServicer):
     async def DeleteCollection(
         self, request: pb.DeleteCollectionRequest, context: Context
     ) -> pb.DeleteCollectionResponse:
-        await self._catalog.delete(
-            given_name(request.name, "name"), confirm_name=request.confirm_name
-        )
+        with deleting(CollectionNotFound, context):
+            await self._catalog.delete(
+                given_name(request.name, "name"), confirm_name=request.confirm_name
+            )
         return pb.DeleteCollectionResponse()
 
     async def SetAlias(self, request: pb.SetAliasRequest, context: Context) -> pb.SetAliasResponse:
@@ -74,5 +77,6 @@ class CollectionMethods(ImageSearchServiceServicer):
     async def DeleteAlias(
         self, request: pb.DeleteAliasRequest, context: Context
     ) -> pb.DeleteAliasResponse:
-        await self._catalog.delete_alias(given_name(request.alias, "alias"))
+        with deleting(CollectionNotFound, context):
+            await self._catalog.delete_alias(given_name(request.alias, "alias"))
         return pb.DeleteAliasResponse()

@@ -17,7 +17,9 @@ from typing import Any, TypeAlias
 import grpc
 
 from clipsearch_server.errors import ServerStopping
-from clipsearch_server.rpc.interceptors import SERVICE_NAME, Context, Handler
+from clipsearch_server.rpc.call_record import SERVICE_NAME
+from clipsearch_server.rpc.interceptors import Handler
+from clipsearch_server.rpc.options import Context
 
 _Behaviour: TypeAlias = Callable[[Any, Context], AsyncIterator[Any]]
 
@@ -29,21 +31,25 @@ _ACCEPTED_UNDER_LOAD_S = 0.5
 # who go on though they are refused, are not waited for: the stop tells them to go elsewhere.
 _QUIET_S = 0.05
 _MAX_REFUSING_S = 1.0
+# A stream with nothing under way that brings nothing for so long is one that its caller keeps open
+# for later; one that sends an item when it has the answer to the last has a round trip.
+_IDLE_S = 0.5
 
 
 class DrainInterceptor(grpc.aio.ServerInterceptor):
     """Refuses what comes too late, and ends streams that would outlast the server.
 
-    Once ``end_streams`` is called, a stream that brings items is read no further: what was read is
-    worked off and answered, and then the stream ends with ServerStopping, as one that only answers
-    does before its next answer. What has no answer was not begun.
+    Once its time is over, a stream that brings items is read no further: what was read is worked
+    off and answered, and then the stream ends with ServerStopping, as one that only answers does
+    before its next answer. What has no answer was not begun.
 
     It belongs after the interceptor that turns errors into statuses.
     """
 
     def __init__(self) -> None:
         self._refusing = False
-        self._ended = asyncio.Event()
+        self._are_over = False
+        self._streams: set[_Reader] = set()  # that bring items
         self._called_at = -math.inf
         self._under_way = 0  # calls that are no streams
 
@@ -60,8 +66,20 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
     def _is_quiet(self) -> bool:
         return not self._under_way and monotonic() - self._called_at >= _QUIET_S
 
+    async def end_idle_streams(self) -> None:
+        """Ends streams that nobody would miss, until cancelled: those of other services, which are
+        reflection's, and those that bring nothing."""
+        while True:
+            for stream in self._streams:
+                if not stream.is_ours or stream.is_idle():
+                    stream.end()
+            await asyncio.sleep(_QUIET_S)
+
     def end_streams(self) -> None:
-        self._ended.set()
+        """Ends all streams."""
+        self._are_over = True
+        for stream in self._streams:
+            stream.end()
 
     async def intercept_service(
         self,
@@ -109,11 +127,21 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
 
     def _both(self, behaviour: Any, *, is_ours: bool) -> _Behaviour:
         async def call(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
-            read = _Reader(requests, self._ended)
-            async with aclosing(read.items()) as items, aclosing(behaviour(items, context)) as them:
-                async for response in them:
-                    yield response
-            if read.is_cut_off and is_ours:
+            stream = _Reader(requests, is_ours=is_ours)
+            if self._are_over:
+                stream.end()
+            self._streams.add(stream)
+            try:
+                async with (
+                    aclosing(stream.items()) as items,
+                    aclosing(behaviour(items, context)) as responses,
+                ):
+                    async for response in responses:
+                        yield response
+                        stream.note_answer()
+            finally:
+                self._streams.remove(stream)
+            if stream.is_cut_off and is_ours:
                 raise ServerStopping
 
         return call
@@ -122,7 +150,7 @@ class DrainInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
             async with aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
-                    if self._ended.is_set():
+                    if self._are_over:
                         raise ServerStopping
                     yield response
 
@@ -150,12 +178,27 @@ def _refusal(handler: Handler) -> Handler:
 
 
 class _Reader:
-    """Reads a stream until it ends or is ended."""
+    """Reads a stream, each item of which gets an answer, until it ends or is ended."""
 
-    def __init__(self, requests: AsyncIterator[Any], ended: asyncio.Event) -> None:
+    def __init__(self, requests: AsyncIterator[Any], *, is_ours: bool) -> None:
         self._requests = requests
-        self._ended = ended
+        self._ended = asyncio.Event()
+        self._unanswered = 0
+        self._idle_since = monotonic()
+        self.is_ours = is_ours
         self.is_cut_off = False
+
+    def is_idle(self) -> bool:
+        """Returns whether all that it brought is answered, and that for a while."""
+        return not self._unanswered and monotonic() - self._idle_since >= _IDLE_S
+
+    def note_answer(self) -> None:
+        self._unanswered -= 1
+        self._idle_since = monotonic()
+
+    def end(self) -> None:
+        """Has it be read no further."""
+        self._ended.set()
 
     async def items(self) -> AsyncGenerator[Any]:
         ended = asyncio.ensure_future(self._ended.wait())
@@ -171,6 +214,7 @@ class _Reader:
                     return
                 if item.result() is _END:
                     return
+                self._unanswered += 1
                 yield item.result()
         finally:
             ended.cancel()

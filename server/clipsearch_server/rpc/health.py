@@ -14,7 +14,8 @@ from grpc_health.v1.health_pb2_grpc import HealthServicer
 from clipsearch_server import metrics
 from clipsearch_server.errors import ClipsearchError
 from clipsearch_server.lateness import we_were_late
-from clipsearch_server.rpc.interceptors import SERVICE_NAME, Context
+from clipsearch_server.rpc.call_record import SERVICE_NAME
+from clipsearch_server.rpc.options import Context
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,14 @@ async def ends_if_idle(idle_s: float) -> AsyncIterator[Callable[[], None]]:
     """Ends the block after so many seconds in which what it yields was not called. Raises
     DeadlineExceeded then."""
     loop = asyncio.get_running_loop()
+
+    def note() -> None:
+        if not timer.expired():  # a message may come in the same turn of the loop
+            timer.reschedule(loop.time() + idle_s)
+
     try:
         async with asyncio.timeout(idle_s) as timer:
-            yield lambda: timer.reschedule(loop.time() + idle_s)
+            yield note
     except TimeoutError as error:
         if not timer.expired():
             raise

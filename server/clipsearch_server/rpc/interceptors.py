@@ -14,13 +14,13 @@ from clipsearch_server.callers import ANYBODY, Caller
 from clipsearch_server.deadline import call_ends_in
 from clipsearch_server.errors import InvalidRequest, Overloaded
 from clipsearch_server.priority import in_background
-from clipsearch_server.rpc.admission import Admission, Refusals
-from clipsearch_server.rpc.call_record import SERVICE_NAME, CallRecord, Context
+from clipsearch_server.rpc.admission import Admission
+from clipsearch_server.rpc.call_record import SERVICE_NAME, CallRecord
 from clipsearch_server.rpc.idle import ends_if_idle, noting
 from clipsearch_server.rpc.methods import METHODS, Work
+from clipsearch_server.rpc.options import Context
+from clipsearch_server.rpc.refusals import Refusals
 from clipsearch_server.rpc.status import to_status
-
-__all__ = ["SERVICE_NAME", "Authenticate", "CallInterceptor", "Context", "let_anybody_in"]
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
@@ -152,7 +152,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             trailers = [(_DETAILS, status.SerializeToString())]
             if isinstance(error, Overloaded):
                 record.failed(status, line=False)
-                self._refusals.note(method, error.reason)
+                self._refusals.note(method, error.reason, record.caller)
                 trailers.append((_PUSHBACK, str(round(error.retry_after_s * 1000))))
             else:
                 record.failed(status)

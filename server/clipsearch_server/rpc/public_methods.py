@@ -9,9 +9,10 @@ from typing import Any
 import grpc
 
 from clipsearch_server.errors import DeadlineExceeded, Overloaded
-from clipsearch_server.rpc.call_record import SERVICE_NAME, Context
+from clipsearch_server.rpc.call_record import SERVICE_NAME
 from clipsearch_server.rpc.idle import ends_if_idle, noting
 from clipsearch_server.rpc.interceptors import Handler
+from clipsearch_server.rpc.options import Context
 
 # A name is all that there is to say.
 _MAX_MESSAGE_BYTES = 4096

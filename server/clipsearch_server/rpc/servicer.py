@@ -12,12 +12,13 @@ from contextlib import AsyncExitStack
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceServicer
 from clipsearch_server.catalog import Catalog
-from clipsearch_server.errors import InvalidRequest
+from clipsearch_server.errors import ImageNotFound, InvalidRequest
 from clipsearch_server.rpc import convert, transfer
 from clipsearch_server.rpc.collection_methods import CollectionMethods
 from clipsearch_server.rpc.collections import collection, model_of
 from clipsearch_server.rpc.options import Context, ServiceOptions
 from clipsearch_server.rpc.query_methods import QueryMethods
+from clipsearch_server.rpc.repetition import deleting
 from clipsearch_server.rpc.request_ids import RequestIds, request_digest
 from clipsearch_server.rpc.status import reason_of, to_status
 from clipsearch_server.rpc.streams import map_unordered
@@ -75,7 +76,8 @@ class ImageSearchServicer(QueryMethods, CollectionMethods, ImageSearchServiceSer
         self, request: pb.DeleteImageRequest, context: Context
     ) -> pb.DeleteImageResponse:
         async with self._catalog.images(request.collection) as images:
-            await images.delete(convert.image_id(request.id))
+            with deleting(ImageNotFound, context):
+                await images.delete(convert.image_id(request.id))
         return pb.DeleteImageResponse()
 
     async def ExportImages(

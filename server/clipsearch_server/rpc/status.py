@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import secrets
+from time import monotonic
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
@@ -37,6 +39,16 @@ CODES: dict[type[errors.ClipsearchError], int] = {
     errors.ModelOutputInvalid: code_pb2.INTERNAL,
 }
 
+# What is wrong with a neighbour is for the log: it may hold addresses, and that neighbour's words.
+_UNAVAILABLE: dict[type[errors.DependencyFailed], str] = {
+    errors.EncoderUnavailable: "the model is not available at the moment; try again later",
+    errors.DecoderUnavailable: "images cannot be decoded at the moment; try again later",
+    errors.IndexUnavailable: "the index is not available at the moment; try again later",
+    errors.DependencyFailed: "a part of the server is not available at the moment; try again later",
+}
+_TOLD_EVERY_S = 10.0
+_told_at: dict[str, float] = {}  # reason -> when the log last had a line with it
+
 # What a process runs out of when too much is asked of it at a time.
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
@@ -48,7 +60,7 @@ def to_status(error: Exception) -> status_pb2.Status:
     """Returns what a caller is told of an error.
 
     An error that is our fault is logged with its traceback under a new id; the id is all that the
-    caller learns.
+    caller learns. Of what is wrong with a neighbour, it learns which kind it is.
     """
     if isinstance(error, TimeoutError):
         error = errors.DeadlineExceeded("the call took longer than it may; try a smaller one")
@@ -73,7 +85,18 @@ def to_status(error: Exception) -> status_pb2.Status:
     message = error.message
     if isinstance(error, errors.InvalidRequest):
         message = f"{error.field}: {error.message}"
+    elif isinstance(error, errors.DependencyFailed):
+        message = next(_UNAVAILABLE[kind] for kind in type(error).__mro__ if kind in _UNAVAILABLE)
+        _tell_now_and_then(error)
     return _status(code, message, info, *_details(error))
+
+
+def _tell_now_and_then(error: errors.DependencyFailed) -> None:
+    """Health logs what concerns everybody; this is for the rest, a damaged collection for one."""
+    now = monotonic()
+    if now - _told_at.get(error.reason, -math.inf) >= _TOLD_EVERY_S:
+        _told_at[error.reason] = now
+        logger.warning("unavailable reason=%s %s", error.reason, error.message)
 
 
 def reason_of(status: status_pb2.Status) -> str:

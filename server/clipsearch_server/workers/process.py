@@ -18,8 +18,8 @@ import sys
 from typing import NoReturn
 
 from clipsearch_server import log_lines
-from clipsearch_server.decoding.sandbox import die_with
 from clipsearch_server.errors import ModelMismatch, StartupError
+from clipsearch_server.parent import die_with
 from clipsearch_server.serving import serve
 from clipsearch_server.settings import Settings
 from clipsearch_server.stopping import told_to_stop_by_any

@@ -4,52 +4,107 @@ answers Prometheus, in prometheus_client's multiprocess mode; and what the paren
 from __future__ import annotations
 
 import asyncio
+import glob
 import logging
-from collections.abc import AsyncIterator, Mapping
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
+from threading import Lock
 
-from prometheus_client import CollectorRegistry, ProcessCollector, multiprocess
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, multiprocess
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.registry import Collector
 
 from clipsearch_server.metrics import WORKER_RESTARTS, WORKER_SERVING
 from clipsearch_server.metrics_endpoint import serve_metrics
+from clipsearch_server.stopping import Stopping
 
 _log = logging.getLogger(__name__)
 
+# Of these a process that ended leaves what it counted. The first word of a file's name is its type.
+_LASTING = ("counter", "histogram", "summary")
 
-class SharedMetrics:
+
+class SharedMetrics(Collector):
     """A folder of metrics; of none, if nobody asks for them."""
 
     def __init__(self, folder: str = "") -> None:
         self._folder = folder
+        self._changing = Lock()  # scrapes are answered in threads
 
     @property
     def environment(self) -> Mapping[str, str]:
         """What a worker's environment must hold before it imports prometheus_client."""
         return {"PROMETHEUS_MULTIPROC_DIR": self._folder} if self._folder else {}
 
-    def forget(self, worker: int) -> None:
-        """Leaves out what a process that ended says of the present; what it counted stays."""
+    def collect(self) -> Iterable[Metric]:
+        with self._changing:
+            return _merged(glob.glob(os.path.join(self._folder, "*.db")), accumulate=True)
+
+    async def forget(self, worker: int) -> None:
+        """Leaves out what a process that ended says of the present. What it counted stays, in one
+        file for all that ended."""
         if self._folder:
+            await asyncio.to_thread(self._forget, worker)
+
+    def _forget(self, worker: int) -> None:
+        with self._changing:
+            for kind in _LASTING:
+                of_worker = os.path.join(self._folder, f"{kind}_{worker}.db")
+                of_ended = os.path.join(self._folder, f"{kind}_ended.db")
+                if os.path.exists(of_worker):
+                    _add(of_worker, of_ended)
+                    os.remove(of_worker)
             multiprocess.mark_process_dead(worker, self._folder)  # type: ignore[no-untyped-call]
 
 
+def _merged(files: Iterable[str], *, accumulate: bool) -> Iterable[Metric]:
+    merge = multiprocess.MultiProcessCollector.merge
+    metrics: Iterable[Metric] = merge(files, accumulate)  # type: ignore[no-untyped-call]
+    return metrics
+
+
+def _add(one: str, total: str) -> None:
+    """Adds a file's counts to those of another, which need not be there."""
+    metrics = _merged([one, *glob.glob(total)], accumulate=False)
+    sums = MmapedDict(total)  # type: ignore[no-untyped-call]
+    for metric in metrics:
+        for sample in metric.samples:
+            key = mmap_key(
+                metric.name,
+                sample.name,
+                list(sample.labels),
+                list(sample.labels.values()),
+                metric.documentation,
+            )
+            sums.write_value(key, sample.value, 0.0)  # type: ignore[no-untyped-call]
+    sums.close()  # type: ignore[no-untyped-call]
+
+
 @asynccontextmanager
-async def serving_shared_metrics(address: str) -> AsyncIterator[SharedMetrics]:
+async def serving_shared_metrics(address: str, stopping: Stopping) -> AsyncIterator[SharedMetrics]:
     """Serves the workers' metrics at host:port; none, if that is empty. Raises StartupError."""
     if not address:
         yield SharedMetrics()
         return
     # Made and deleted in a thread, with the files that are in it.
-    folder = await asyncio.to_thread(TemporaryDirectory, prefix="clipsearch-metrics-")
+    folder = await asyncio.to_thread(mkdtemp, prefix="clipsearch-metrics-")
+
+    def delete() -> None:
+        shutil.rmtree(folder, ignore_errors=True)  # a worker may still write to it
+
+    stopping.call_before_exit(delete)
     try:
+        metrics = SharedMetrics(folder)
         registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry, folder.name)  # type: ignore[no-untyped-call]
+        registry.register(metrics)
         registry.register(WORKER_RESTARTS)
         registry.register(WORKER_SERVING)
         ProcessCollector(registry=registry)
         async with serve_metrics(address, registry) as taken:
             _log.info("metrics address=%s", taken)
-            yield SharedMetrics(folder.name)
+            yield metrics
     finally:
-        await asyncio.to_thread(folder.cleanup)
+        await asyncio.to_thread(delete)

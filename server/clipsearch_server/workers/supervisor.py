@@ -14,6 +14,7 @@ from contextlib import suppress
 from clipsearch_server.errors import StartupError
 from clipsearch_server.metrics import WORKER_RESTARTS, WORKER_SERVING
 from clipsearch_server.settings import Settings
+from clipsearch_server.stopping import Stopping
 from clipsearch_server.workers.port import reserved
 from clipsearch_server.workers.shared_metrics import SharedMetrics, serving_shared_metrics
 
@@ -53,7 +54,7 @@ def workers_of(settings: Settings) -> int:
 
 
 async def supervise(
-    settings: Settings, workers: int, stopping: asyncio.Event, *, on_serving: Callable[[str], None]
+    settings: Settings, workers: int, stopping: Stopping, *, on_serving: Callable[[str], None]
 ) -> bool:
     """Has ``workers`` processes serve on one port; calls ``on_serving`` with the address once all
     do. Returns, when ``stopping`` is set and all have drained, whether none failed to.
@@ -62,7 +63,7 @@ async def supervise(
     as it takes.
     """
     with reserved(settings.address) as address:
-        async with serving_shared_metrics(settings.metrics.address) as metrics:
+        async with serving_shared_metrics(settings.metrics.address, stopping) as metrics:
             each = settings_of_each(settings, workers, address)
             supervisor = _Supervisor(each, metrics, stopping)
             return await supervisor.run(workers, on_serving=lambda: on_serving(address))
@@ -143,14 +144,19 @@ class _Supervisor:
     async def _start(self, number: int) -> _Worker:
         # Started in the thread of the event loop, not in another: it dies with the thread that
         # started it.
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "clipsearch_server.workers.process"),
-            *("--number", str(number), "--parent", str(os.getpid())),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            env={**os.environ, **self._metrics.environment},  # noqa: TID251 - passed on, not read
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "clipsearch_server.workers.process"),
+                *("--number", str(number), "--parent", str(os.getpid())),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                env={**os.environ, **self._metrics.environment},  # noqa: TID251 - passed on
+            )
+        except OSError as error:
+            raise StartupError(
+                f"the system has no process for worker {number}: {error.strerror}"
+            ) from error
         worker = self._workers[number] = _Worker(number, process)
         assert process.stdin is not None
         with suppress(ConnectionError):  # it has ended, which is noticed elsewhere
@@ -166,7 +172,7 @@ class _Supervisor:
         pause_s = 0.0
         while True:
             code = await worker.process.wait()
-            self._metrics.forget(worker.process.pid)
+            await self._metrics.forget(worker.process.pid)
             WORKER_SERVING.labels(worker.number).set(0)
             if self._stopping.is_set():
                 if code and worker.served:
@@ -191,7 +197,7 @@ class _Supervisor:
             try:
                 worker = await self._start(worker.number)
                 await worker.serving()
-            except (StartupError, OSError) as error:  # OSError: the system has no process for it
+            except StartupError as error:
                 _log.error("worker=%d cannot start: %s", worker.number, error)
                 worker.since = asyncio.get_running_loop().time()
 

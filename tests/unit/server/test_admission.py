@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from clipsearch_server.callers import ANYBODY, Caller, Quota, Scope
 from clipsearch_server.errors import Overloaded, QuotaExceeded
-from clipsearch_server.rpc.admission import Admission, Refusals
+from clipsearch_server.rpc.admission import Admission
 from clipsearch_server.rpc.methods import Work
 from clipsearch_server.rpc.pacing import LATEST_S, SOONEST_S, Appointments, Pacer, Rate
+from clipsearch_server.rpc.refusals import Refusals
 
 
 class Clock:
@@ -172,11 +173,11 @@ async def test_refusals_are_logged_together(caplog: pytest.LogCaptureFixture) ->
     refusals = Refusals()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            refusals.note("QueryText", "SERVER_OVERLOADED")
-        refusals.note("AddImage", "QUOTA_EXCEEDED")
+            refusals.note("QueryText", "SERVER_OVERLOADED", ANYBODY)
+        refusals.note("AddImage", "QUOTA_EXCEEDED", caller("loader", Quota()))
         refusals.log()
         refusals.log()
     assert [record.getMessage() for record in caplog.records] == [
-        "refused calls=1 method=AddImage reason=QUOTA_EXCEEDED",
+        "refused calls=1 method=AddImage reason=QUOTA_EXCEEDED caller=loader",
         "refused calls=3 method=QueryText reason=SERVER_OVERLOADED",
     ]

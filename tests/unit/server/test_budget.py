@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipsearch_server.budget import Budget
+from clipsearch_server.priority import BACKGROUND_SHARE, in_background
 
 
 async def settle() -> None:
@@ -67,6 +68,41 @@ async def test_who_is_let_in_and_cancelled_at_once_gives_it_back() -> None:
     assert late.cancelled()
     async with asyncio.timeout(10), budget.take(10):
         pass
+
+
+async def test_a_query_gets_its_part_before_all_that_may_wait_but_every_fourth_time() -> None:
+    budget = Budget(10)
+    await budget.acquire(10)
+    order: list[str] = []
+
+    async def ask(name: str) -> None:
+        with in_background(name.startswith("add")):
+            await budget.acquire(10)
+        order.append(name)
+        budget.release(10)
+
+    tasks = [asyncio.create_task(ask(f"add {number}")) for number in range(100)]
+    await settle()
+    tasks += [asyncio.create_task(ask(f"query {number}")) for number in range(BACKGROUND_SHARE)]
+    await settle()
+    budget.release(10)
+    await asyncio.gather(*tasks)
+    *first, fourth, last = order[: BACKGROUND_SHARE + 1]
+    assert first == [f"query {number}" for number in range(BACKGROUND_SHARE - 1)]
+    assert (fourth, last) == ("add 0", f"query {BACKGROUND_SHARE - 1}")
+
+
+async def test_a_query_that_there_is_enough_for_does_not_wait_behind_what_may_wait() -> None:
+    budget = Budget(10)
+    await budget.acquire(5)
+    with in_background():
+        add = asyncio.create_task(budget.acquire(10))
+    await settle()
+    async with asyncio.timeout(10):
+        await budget.acquire(5)
+    assert not add.done()
+    budget.release(10)
+    await add
 
 
 @settings(deadline=None, derandomize=True)

@@ -9,6 +9,9 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 from google.rpc import error_details_pb2
+from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
+from grpc_reflection.v1alpha.reflection_pb2_grpc import ServerReflectionStub
 from grpc_status import rpc_status
 
 from clipsearch.v1 import image_search_pb2 as pb
@@ -90,6 +93,55 @@ async def test_row_44_a_stream_is_answered_as_far_as_it_was_read_and_then_ends(
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         assert reason(caught.value) == "SERVER_STOPPING"
         await stopping
+
+
+async def test_row_44_streams_that_bring_nothing_end_at_once_and_others_do_not(
+    catalog: Catalog, memory: Budget, encoder: FakeEncoder
+) -> None:
+    draining = DrainInterceptor()
+    async with serving(catalog, memory, draining) as (service, server):
+        encoder.gate.clear()
+        idle, busy = service.AddImages(), service.AddImages()
+        await idle.write(item(0))
+        await busy.write(item(1))
+        await encoder.until_waiting(2)
+        encoder.gate.set()
+        assert (await idle.read()).item_id == "0"
+        assert (await busy.read()).item_id == "1"
+        encoder.gate.clear()
+        await busy.write(item(2))
+        await encoder.until_waiting(1)
+        ending = asyncio.create_task(draining.end_idle_streams())
+        stopping = asyncio.create_task(server.stop(60))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await idle.read()
+        assert reason(caught.value) == "SERVER_STOPPING"
+        encoder.gate.set()
+        assert (await busy.read()).item_id == "2"
+        await busy.write(item(3))
+        await busy.done_writing()
+        assert (await busy.read()).item_id == "3"
+        assert await busy.read() is grpc.aio.EOF
+        assert await busy.code() is grpc.StatusCode.OK
+        await stopping
+        ending.cancel()
+
+
+async def test_row_44_idle_reflection_does_not_hold_up_the_end() -> None:
+    draining = DrainInterceptor()
+    server = grpc.aio.server(interceptors=[draining])
+    reflection.enable_server_reflection([reflection.SERVICE_NAME], server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stream = ServerReflectionStub(channel).ServerReflectionInfo()
+        await stream.write(ServerReflectionRequest(list_services=""))
+        await stream.read()
+        ending = asyncio.create_task(draining.end_idle_streams())
+        async with asyncio.timeout(30):
+            await server.stop(60)
+        assert await stream.code() is grpc.StatusCode.OK
+        ending.cancel()
 
 
 async def test_an_export_ends_between_two_answers(catalog: Catalog, memory: Budget) -> None:

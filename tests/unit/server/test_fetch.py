@@ -29,6 +29,7 @@ from clipsearch_server.errors import (
 from clipsearch_server.fetch.http import HttpFetcher
 from clipsearch_server.fetch.network import Resolver
 from clipsearch_server.fetch_policy import FetchPolicy
+from clipsearch_server.priority import in_background
 
 MAX_BYTES = 100_000
 SHORT_S = 0.6  # half of it must suffice to connect, on a busy machine too
@@ -840,3 +841,28 @@ async def test_what_has_no_memory_waits_and_keeps_its_place() -> None:
             memory.release(10)
             await asyncio.sleep(0)
         assert await asyncio.gather(*fetches) == [b"0123456789"] * 3
+
+
+@pytest.mark.parametrize("bound", ["max_concurrent", "max_concurrent_per_host"])
+async def test_an_image_of_a_query_is_fetched_before_those_that_are_added(bound: str) -> None:
+    release = asyncio.Event()
+    done: list[str] = []
+
+    async def respond(exchange: Exchange) -> None:
+        await release.wait()
+        await answer(body=b"image")(exchange)
+
+    async with serve(respond) as host, fetcher(**{bound: 1}) as client:
+
+        async def fetch(name: str) -> None:
+            with in_background(name != "query"):
+                await client.fetch(f"{host.url}/{name}")
+            done.append(name)
+
+        tasks = []
+        for name in ("add-1", "add-2", "add-3", "query"):
+            tasks.append(asyncio.create_task(fetch(name)))
+            await asyncio.sleep(0)
+        release.set()
+        await asyncio.gather(*tasks)
+    assert done == ["add-1", "query", "add-2", "add-3"]

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
+
 from clipsearch_server.batching import Batcher
 from clipsearch_server.priority import BACKGROUND_SHARE, Places, in_background
 
@@ -124,3 +126,28 @@ async def test_who_gives_up_waiting_takes_no_place_with_them() -> None:
         await stays
     places.release()
     assert not places.locked()
+
+
+async def test_what_fails_for_one_row_leaves_none_of_its_caller_to_be_worked_on() -> None:
+    batches: list[list[str]] = []
+
+    async def process(rows: Sequence[str]) -> Sequence[str]:
+        batches.append(list(rows))
+        if rows == ["poison"]:
+            raise ValueError("poison")
+        return rows
+
+    batcher: Batcher[str, str] = Batcher(
+        process,
+        name="rows",
+        max_batch=1,
+        is_of_one=lambda error: False,
+        closed=lambda: RuntimeError("closed"),
+    )
+    work = asyncio.create_task(batcher.work())
+    with pytest.raises(ValueError, match="poison"):
+        await batcher.submit(["poison", *(str(number) for number in range(20))])
+    assert await batcher.submit(["of another"]) == ["of another"]
+    work.cancel()
+    await asyncio.wait({work})
+    assert len(batches) < 5

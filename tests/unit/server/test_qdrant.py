@@ -119,7 +119,7 @@ async def test_row_40_what_is_not_applied_is_not_stored(
     [
         ((CODES.UNAUTHENTICATED, "Invalid API key"), errors.IndexUnavailable, "qdrant.api_key"),
         ((CODES.PERMISSION_DENIED, "Forbidden"), errors.IndexUnavailable, "qdrant.api_key"),
-        ((CODES.RESOURCE_EXHAUSTED, "too many"), errors.Overloaded, "overloaded: too many"),
+        ((CODES.RESOURCE_EXHAUSTED, "too many"), errors.Overloaded, "overloaded"),
         (
             (CODES.INTERNAL, "Service internal error: No space left on device: WAL buffer size"),
             errors.StorageFull,

@@ -117,6 +117,28 @@ def test_a_quota_is_told_with_whose_it_is_and_when_there_is_more() -> None:
 
 
 @pytest.mark.parametrize(
+    "kind",
+    [
+        errors.EncoderUnavailable,
+        errors.DecoderUnavailable,
+        errors.IndexUnavailable,
+        errors.DependencyFailed,
+    ],
+)
+def test_what_is_wrong_with_a_neighbour_is_for_the_log(
+    kind: type[errors.DependencyFailed],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("clipsearch_server.rpc.status._told_at", {})
+    for _ in range(100):
+        status = to_status(kind("secret at 10.0.0.1:6334"))
+    assert b"secret" not in status.SerializeToString()
+    assert "at the moment" in status.message
+    assert caplog.text.count("secret at 10.0.0.1:6334") == 1
+
+
+@pytest.mark.parametrize(
     "error",
     [OSError(errno.EMFILE, "many", "/secret"), OSError(errno.ENOMEM, "secret"), MemoryError()],
 )

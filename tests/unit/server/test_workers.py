@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import grpc
 import pytest
 
 from clipsearch_server.configuration import load_settings
 from clipsearch_server.errors import StartupError
+from clipsearch_server.stopping import Stopping
 from clipsearch_server.workers.port import reserved
-from clipsearch_server.workers.supervisor import settings_of_each, workers_of
+from clipsearch_server.workers.shared_metrics import SharedMetrics
+from clipsearch_server.workers.supervisor import settings_of_each, supervise, workers_of
 
 REMOTE = ["--encoder-backend", "triton", "--index-backend", "qdrant"]
 
@@ -83,3 +89,49 @@ def test_a_port_that_others_have_is_not_reserved() -> None:
 def test_an_address_of_another_machine_is_refused(address: str) -> None:
     with pytest.raises(StartupError, match=f"cannot listen on {address}"), reserved(address):
         pass
+
+
+async def test_a_system_without_processes_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(*arguments: object, **options: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    settings = await asyncio.to_thread(load_settings, [*REMOTE, "--address", "127.0.0.1:0"], {})
+    with pytest.raises(StartupError, match="no process for worker 1: Resource temporarily"):
+        await supervise(settings, 2, Stopping(), on_serving=lambda address: None)
+
+
+_COUNTING = """
+from prometheus_client import Counter, Gauge, Histogram
+Counter("calls", "Calls", ("code",)).labels("OK").inc(3)
+Gauge("in_flight", "Calls under way", multiprocess_mode="livesum").set(1)
+seconds = Histogram("seconds", "Seconds", buckets=(1, 10))
+seconds.observe(0.5)
+seconds.observe(5)
+"""
+
+
+def test_what_workers_counted_that_ended_is_kept_in_files_that_do_not_multiply(
+    tmp_path: Path,
+) -> None:
+    shared = SharedMetrics(str(tmp_path))
+    for _ in range(3):
+        worker = subprocess.Popen([sys.executable, "-c", _COUNTING], env=shared.environment)
+        assert worker.wait() == 0
+        asyncio.run(shared.forget(worker.pid))
+    assert {it.name for it in tmp_path.iterdir()} == {"counter_ended.db", "histogram_ended.db"}
+    samples = {
+        (it.name, it.labels.get("le", "")): it.value
+        for metric in shared.collect()
+        for it in metric.samples
+    }
+    assert samples == {
+        ("calls_total", ""): 9,
+        ("seconds_bucket", "1.0"): 3,
+        ("seconds_bucket", "10.0"): 6,
+        ("seconds_bucket", "+Inf"): 6,
+        ("seconds_count", ""): 6,
+        ("seconds_sum", ""): 16.5,
+    }

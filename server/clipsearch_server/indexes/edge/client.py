@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -66,7 +67,8 @@ class EdgeProcess:
         IndexUnavailable if it cannot be created, OSError if no process can be started.
         """
         ours, theirs = socket.socketpair()
-        arguments = ["--channel", str(theirs.fileno()), "--folder", str(folder)]
+        arguments = ["--parent", str(os.getpid()), "--channel", str(theirs.fileno())]
+        arguments += ["--folder", str(folder)]
         arguments += [] if create_dim is None else ["--create", str(create_dim)]
         try:
             with theirs:

@@ -12,7 +12,6 @@ the process group leave it alone, because when to stop is its parent's decision.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import select
@@ -59,6 +58,7 @@ from clipsearch_server.indexes.edge.protocol import (
     unframe,
 )
 from clipsearch_server.indexes.edge.shard import Shard
+from clipsearch_server.parent import die_with
 
 if TYPE_CHECKING:
     import qdrant_edge as edge
@@ -72,8 +72,6 @@ _RECEIVE_BYTES = 2**20
 _FLUSH_WHEN_IDLE_S = 1.0
 _FLUSH_AFTER_S = 300.0
 _FLUSH_AFTER_POINTS = 10_000
-
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 _log = logging.getLogger(__name__)
 
@@ -288,10 +286,9 @@ def main() -> None:
     """Opens or creates the shard, says so or why not, and serves it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if sys.platform == "linux":
-        # The log makes dying at once safe, and the folder is free for the next server.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     arguments = _parse(sys.argv[1:])
+    # The log makes dying at once safe, and the folder is free for the next server.
+    die_with(arguments.parent)
     os.nice(arguments.nice)
     with socket.socket(fileno=arguments.channel) as channel:
         try:
@@ -310,6 +307,7 @@ def main() -> None:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="clipsearch-edge", description=__doc__)
+    parser.add_argument("--parent", type=int, required=True, help="id of the parent's process")
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the socket")
     parser.add_argument("--folder", type=Path, required=True, help="of the shard")
     parser.add_argument("--create", type=int, metavar="DIM", help="create it, for this dimension")

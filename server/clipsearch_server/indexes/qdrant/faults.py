@@ -43,11 +43,9 @@ def explained(address: str, *, write: bool = False) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise _too_slow(address, write) from error
+        raise _too_slow(write) from error
     except ResourceExhaustedResponse as error:  # qdrant_client's word for a Retry-After
-        raise Overloaded(
-            f"Qdrant at {address} is overloaded", retry_after_s=error.retry_after_s
-        ) from error
+        raise Overloaded("Qdrant is overloaded", retry_after_s=error.retry_after_s) from error
     except grpc.aio.AioRpcError as error:
         raise _translated(error, address, write) from error
 
@@ -96,10 +94,10 @@ def _outcome_unknown(why: str) -> OutcomeUnknown:
     return OutcomeUnknown(f"{why}, so it may be made or not; repeating it by the same id is safe")
 
 
-def _too_slow(address: str, write: bool) -> DeadlineExceeded:
+def _too_slow(write: bool) -> DeadlineExceeded:
     if write:
-        return _outcome_unknown(f"Qdrant at {address} did not confirm the write in time")
-    return DeadlineExceeded(f"Qdrant at {address} did not answer in time")
+        return _outcome_unknown("Qdrant did not confirm the write in time")
+    return DeadlineExceeded("Qdrant did not answer in time")
 
 
 def _translated(error: grpc.aio.AioRpcError, address: str, write: bool) -> ClipsearchError:
@@ -107,16 +105,16 @@ def _translated(error: grpc.aio.AioRpcError, address: str, write: bool) -> Clips
     lines = (error.details() or code.name).splitlines() or [code.name]
     details = lines[0][:_MAX_DETAILS]
     if any(text in details.lower() for text in _FULL):
-        return StorageFull(f"the disk of Qdrant at {address} is full")
+        return StorageFull("the disk of Qdrant is full")
     if code in _TOO_SLOW:
-        return _too_slow(address, write)
+        return _too_slow(write)
     if code in _REFUSED:
         return IndexUnavailable(
             f"Qdrant at {address} refuses the API key ({code.name}); qdrant.api_key sets one that "
             "may read, write and create the collection"
         )
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return Overloaded(f"Qdrant at {address} is overloaded: {details}")
+        return Overloaded("Qdrant is overloaded")
     if code is grpc.StatusCode.UNAVAILABLE:
         return IndexUnavailable(f"Qdrant at {address} cannot be reached: {details}")
     if code is grpc.StatusCode.NOT_FOUND:

@@ -281,6 +281,32 @@ def test_ctrl_c_leaves_a_summary(service: ScriptedService, run: Run) -> None:
     assert "Traceback" not in stderr
 
 
+def test_ctrl_c_is_not_for_a_command_in_the_background(service: ScriptedService, run: Run) -> None:
+    """A shell's script starts it with SIGINT ignored, as is done here for it to inherit."""
+    process: subprocess.Popen[str]
+
+    def interrupt(requests: Any, _: grpc.ServicerContext) -> Iterator[Any]:
+        yield added(next(requests))
+        process.send_signal(signal.SIGINT)
+        yield from map(added, requests)
+
+    service.answer("AddImages", interrupt)
+    urls = [f"https://example.com/{number}.png" for number in range(40)]
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "clipsearch", "--server", service.target, "add", *urls],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, former)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    assert stdout.startswith("40 added in ")
+
+
 @pytest.mark.parametrize("argument", ["", "x" * 300, "nul\0byte"])
 def test_a_name_that_cannot_be_looked_up_is_refused_by_itself(
     argument: str,
