@@ -41,7 +41,7 @@ class Settings(Group):
         ge=0,
         le=256,
         description="processes that serve on the port, with Triton and Qdrant only; 0: one for "
-        "each core",
+        "each core, which a container's CPU limit does not lower",
     )
     data_dir: Path = Field(
         default=Path("~/.local/share/clipsearch"), description="folder that holds the collections"

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from clipsearch_server.cores import cores
 from clipsearch_server.errors import StartupError
 from clipsearch_server.settings import Settings
 from clipsearch_server.workers.port import reserved
@@ -48,7 +49,7 @@ def workers_of(settings: Settings) -> int:
             f"workers={settings.workers}: only Linux shares the connections of a port among "
             "processes; use --workers 1"
         )
-    return settings.workers or os.cpu_count() or 1
+    return settings.workers or cores()
 
 
 async def supervise(
@@ -71,7 +72,7 @@ def settings_of_each(settings: Settings, workers: int, address: str) -> Settings
     """A worker's settings: it listens on the common port, decodes with its share of the processes,
     and leaves it to the parent to serve metrics. Bounds of calls and bytes are each worker's own,
     since a caller that has one connection has one worker."""
-    decoders = (settings.image.decode_workers or os.cpu_count() or 1) // workers
+    decoders = (settings.image.decode_workers or cores()) // workers
     image = settings.image.model_copy(update={"decode_workers": max(1, decoders)})
     metrics = settings.metrics.model_copy(update={"address": ""})
     return settings.model_copy(update={"address": address, "image": image, "metrics": metrics})

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 
 import grpc
 import pytest
 
 from clipsearch_server.configuration import load_settings
+from clipsearch_server.cores import cores
 from clipsearch_server.errors import StartupError
 from clipsearch_server.workers.port import reserved
 from clipsearch_server.workers.supervisor import settings_of_each, workers_of
@@ -36,7 +38,7 @@ def test_what_is_embedded_is_served_by_one_process(
 
 
 def test_there_may_be_a_worker_for_each_core() -> None:
-    assert workers_of(load_settings([*REMOTE, "--workers", "0"], {})) == os.cpu_count()
+    assert workers_of(load_settings([*REMOTE, "--workers", "0"], {})) == cores()
     assert workers_of(load_settings([*REMOTE, "--workers", "3"], {})) == 3
 
 
@@ -83,3 +85,13 @@ def test_a_port_that_others_have_is_not_reserved() -> None:
 def test_an_address_of_another_machine_is_refused(address: str) -> None:
     with pytest.raises(StartupError, match=f"cannot listen on {address}"), reserved(address):
         pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets affinity")
+def test_only_cores_that_the_process_may_run_on_count() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
