@@ -28,27 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 def workers_of(settings: Settings) -> int:
-    """Returns how many processes are to serve.
-
-    Raises StartupError if that is more than one and cannot be.
-    """
-    if settings.workers == 1:
-        return 1
-    if settings.index.backend == "edge":
-        raise StartupError(
-            f"workers={settings.workers}: the folder of an embedded index belongs to one process; "
-            "use --index-backend qdrant and --encoder-backend triton, or --workers 1"
-        )
-    if settings.encoder.backend == "onnxruntime":
-        raise StartupError(
-            f"workers={settings.workers}: each process would load the model for itself, and one "
-            "uses every core already; use --encoder-backend triton, or --workers 1"
-        )
-    if sys.platform != "linux":
-        raise StartupError(
-            f"workers={settings.workers}: only Linux shares the connections of a port among "
-            "processes; use --workers 1"
-        )
+    """Returns how many processes are to serve."""
     return settings.workers or cores()
 
 

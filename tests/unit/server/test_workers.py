@@ -31,7 +31,7 @@ def test_what_is_embedded_is_served_by_one_process(
     argv: list[str], expected: str, workers: str
 ) -> None:
     with pytest.raises(StartupError) as caught:
-        workers_of(load_settings([*argv, "--workers", workers], {}))
+        load_settings([*argv, "--workers", workers], {})
     assert expected in caught.value.message
     assert "or --workers 1" in caught.value.message
     assert workers_of(load_settings(argv, {})) == 1
