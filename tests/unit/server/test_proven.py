@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -69,6 +69,16 @@ async def until_sick(encoder: ProvenEncoder) -> str:
             await asyncio.sleep(INTERVAL_S)
 
 
+async def until_refused(encode: Callable[[Any], Awaitable[Any]], rows: Any) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                await encode(rows)
+            except EncoderUnavailable:
+                return
+            await asyncio.sleep(INTERVAL_S)
+
+
 async def until_well(encoder: ProvenEncoder) -> None:
     async with asyncio.timeout(WAIT_S):
         while True:
@@ -84,10 +94,12 @@ async def test_another_model_of_the_same_shape_is_refused_until_the_right_one_is
         await encoder.health()
         triton.infer = everything_as(AXES[1])
         assert "cosine 0.000" in await until_sick(encoder)
+        for call in (encoder.encode_text, texts()), (encoder.encode_image, images()):
+            await until_refused(*call)  # the two towers are found out one after the other
         asked = len(triton.requests)
-        for call in (encoder.encode_text(texts()), encoder.encode_image(images())):
+        for encode, rows in (encoder.encode_text, texts()), (encoder.encode_image, images()):
             with pytest.raises(EncoderUnavailable, match="other weights"):
-                await call
+                await encode(rows)
         assert len(triton.requests) == asked, "the wrong model was asked"
         triton.infer = triton.first_axis
         await until_well(encoder)
