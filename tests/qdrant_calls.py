@@ -57,7 +57,7 @@ async def an_index(qdrant: FakeQdrant, **options: Any) -> AsyncIterator[QdrantIn
 
 @asynccontextmanager
 async def an_impatient_index(qdrant: FakeQdrant) -> AsyncIterator[QdrantIndex]:
-    """Another of that collection, which is there already, whose calls may take 0.1 s."""
+    """Another of that collection, which is there already, whose calls may take 0.5 s."""
     server = QdrantServer(url=qdrant.url)
     client = await asyncio.to_thread(server.connect, 1)
     try:
@@ -68,7 +68,7 @@ async def an_impatient_index(qdrant: FakeQdrant) -> AsyncIterator[QdrantIndex]:
             address=server.address,
             server_version=qdrant.version,
             max_in_flight=10,
-            timeout_s=0.1,
+            timeout_s=0.5,
         ) as index:
             yield index
     finally:

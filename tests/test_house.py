@@ -53,8 +53,18 @@ def test_the_readme_names_only_make_targets_that_exist() -> None:
 
 def test_every_link_between_documents_leads_somewhere() -> None:
     for document in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+        for target, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([\w-]+))?\)", document.read_text()):
+            file = document.parent / target if target else document
+            assert file.exists(), f"{document.name}: {target}"
+            if anchor and file.suffix == ".md":
+                assert anchor in anchors_of(file), f"{document.name}: {target}#{anchor}"
+
+
+def anchors_of(document: Path) -> set[str]:
+    """What GitHub names the headings, of which no two here are alike."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#{1,6} (.+?)\s*$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
 
 
 def test_every_alert_has_its_page_in_the_runbook() -> None:

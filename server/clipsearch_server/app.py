@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,6 +20,7 @@ from clipsearch_server import metrics
 from clipsearch_server.adding import ImageAdder
 from clipsearch_server.budget import Budget
 from clipsearch_server.catalog import Catalog, EngineMaker, EngineMakerFactory
+from clipsearch_server.cores import cores
 from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import ClipsearchError, ModelMismatch
@@ -104,9 +104,7 @@ async def open_app(settings: Settings, *, shares_port: bool = False) -> AsyncIte
                     max_concurrent_per_host=settings.fetch.max_concurrent_per_host,
                 )
             )
-        executor = stack.enter_context(
-            ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="engine")
-        )
+        executor = stack.enter_context(ThreadPoolExecutor(cores(), thread_name_prefix="engine"))
         catalog = Catalog(
             store,
             models,
@@ -207,7 +205,7 @@ def _engine_maker(
         for model in models
     }
 
-    choosers = asyncio.Semaphore(os.cpu_count() or 1)
+    choosers = asyncio.Semaphore(cores())
 
     def maker(collection: str, fingerprint: str, index: ImageIndex) -> EngineMaker:
         embedder, texts_of_model = images[fingerprint], texts[fingerprint]

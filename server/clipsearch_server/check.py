@@ -1,7 +1,8 @@
 """`python -m clipsearch_server.check`: asks a server whether it serves.
 
 For the health check of a container: its image has this interpreter and no other tool. The settings
-are the server's own, from the environment, so that both agree on the address and on TLS.
+are the server's own, from the environment and the file that CLIPSEARCH_CONFIG names, so that both
+agree on the address and on TLS. Flags that the server was started with are not seen.
 """
 
 from __future__ import annotations

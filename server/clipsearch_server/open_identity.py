@@ -110,15 +110,8 @@ def _open_keys(settings: Settings) -> Reloaded[KeyRing] | None:
 def _open_certificate(settings: Settings) -> Reloaded[Certificate] | None:
     cert_file, key_file = settings.tls.cert_file, settings.tls.key_file
     client_ca_file = settings.tls.client_ca_file
-    if cert_file is None and key_file is None and client_ca_file is None:
+    if cert_file is None or key_file is None:  # the settings have both or neither
         return None
-    if cert_file is None or key_file is None:
-        raise StartupError("TLS needs both tls.cert_file and tls.key_file")
-    if client_ca_file is not None and settings.auth.keys_file is None:
-        raise StartupError(
-            "tls.client_ca_file says who may connect, and auth.keys_file what each of them may do: "
-            "set both (docs/security.md)"
-        )
     files = [file for file in (cert_file, key_file, client_ca_file) if file is not None]
     return Reloaded(
         "certificate", files, partial(read_certificate, cert_file, key_file, client_ca_file)

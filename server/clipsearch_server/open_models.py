@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from clipsearch_server.canary import read_canary
+from clipsearch_server.cores import cores
 from clipsearch_server.decoding.pool import WorkerPool
 from clipsearch_server.encoders.batching import BatchingEncoder
 from clipsearch_server.encoders.proven import ProvenEncoder
@@ -121,7 +121,7 @@ async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelF
         encoder = await stack.enter_async_context(
             OnnxEncoder(
                 model,
-                threads=settings.encoder.threads,
+                threads=settings.encoder.threads or cores(),
                 device=settings.encoder.device,
                 gpu_memory_bytes=settings.encoder.gpu_memory_mib * 2**20,
                 max_batch=settings.encoder.max_batch,
@@ -146,5 +146,5 @@ def max_decoded(settings: Settings) -> int:
     """How many images may be decoded and not yet embedded: the encoder's batches under way, one
     more that is ready for it, and those that are being decoded."""
     batches = settings.triton.max_in_flight if settings.encoder.backend == "triton" else 1
-    decoders = settings.image.decode_workers or os.cpu_count() or 1
+    decoders = settings.image.decode_workers or cores()
     return min((batches + 1) * settings.encoder.max_batch + decoders, settings.encoder.max_waiting)

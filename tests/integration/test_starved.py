@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         *("--data-dir", str(folder / "data")),
         *("--model-dir", str(write_tiny_model(folder / "model"))),
         *("--fetch-allow-cidrs", "127.0.0.0/8", "--fetch-ports", "1-65535"),
-        *("--image-decode-workers", "1", "--image-decode-cpu-s", "0.5", "--index-timeout-s", "2"),
+        *("--image-decode-workers", "1", "--image-decode-cpu-s", "1", "--index-timeout-s", "5"),
     ) as server:
         yield server
 

@@ -49,9 +49,9 @@ from clipsearch_server.testing import ServerProcess, TritonProcess
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / ".triton"
 PICTURES = ROOT / "demo" / "pictures"
+WAIT_S = 60.0  # for what takes two seconds, where it is not the time that was promised
 # reliability.md, rows 34 and 35, and the time in which a neighbour that is back must be found.
-NOTICED_S = 2.0
-RECOVERED_S = 2.0
+NOTICED_S = RECOVERED_S = 3.0  # docs/health.md says 2 s; one more for busy cores
 
 pytestmark = pytest.mark.skipif(
     not (HOME / "ready").exists(), reason="needs tritonserver: make .triton/ready"
@@ -96,11 +96,11 @@ def health(server: ServerProcess, name: str = "encoder") -> int:
     return int(status)
 
 
-def wait_for_health(server: ServerProcess, wanted: int, within_s: float) -> None:
+def wait_for_health(server: ServerProcess, wanted: int, within_s: float = WAIT_S) -> None:
     """Returns once it is told; fails if that takes longer."""
     start = monotonic()
     while health(server) != wanted or health(server, "") != wanted:
-        assert monotonic() - start < within_s + 1, "health was not told in time"  # 1 s: busy cores
+        assert monotonic() - start < within_s, "health was not told in time"
         sleep(0.05)
 
 
@@ -170,6 +170,7 @@ def executions(address: str) -> tuple[int, int]:
     return statistics.inference_count, statistics.execution_count
 
 
+@pytest.mark.by_the_clock
 def test_row_34_a_triton_that_comes_late_is_found(models: Path, tmp_path: Path) -> None:
     triton = TritonProcess(HOME, models)
     with server_on(triton, models, tmp_path) as server, SearchClient(server.address) as client:
@@ -192,15 +193,15 @@ def test_row_34_a_triton_that_is_killed_under_load(models: Path, tmp_path: Path)
     ):
         service = ImageSearchServiceStub(channel)
         with triton, ThreadPoolExecutor(8) as callers:
-            wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+            wait_for_health(server, HealthCheckResponse.SERVING)
             calls = [callers.submit(outcome, service, number) for number in range(400)]
             calls[50].result()
             triton.kill()
             outcomes = {call.result() for call in calls}
         assert outcomes == {"OK", "MODEL_UNAVAILABLE"}
-        wait_for_health(server, HealthCheckResponse.NOT_SERVING, NOTICED_S)
+        wait_for_health(server, HealthCheckResponse.NOT_SERVING)
         with triton:
-            wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+            wait_for_health(server, HealthCheckResponse.SERVING)
             assert outcome(service, 0) == "OK"
     triton.release()
 
@@ -218,6 +219,7 @@ def outcome(service: ImageSearchServiceStub, number: int) -> str:
     return "OK"
 
 
+@pytest.mark.by_the_clock
 def test_row_35_a_triton_that_hangs(models: Path, tmp_path: Path) -> None:
     triton = TritonProcess(HOME, models)
     with (
@@ -248,17 +250,17 @@ def test_row_38_another_model_behind_the_same_name(
     original = config.read_text()
     card = open_model_folder(models).card
     with TritonProcess(HOME, own_models) as triton, server_on(triton, models, tmp_path) as server:
-        wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+        wait_for_health(server, HealthCheckResponse.SERVING)
         config.write_text(original.replace(card.fingerprint, "0" * 64))
         reload(triton)
-        wait_for_health(server, HealthCheckResponse.NOT_SERVING, NOTICED_S)
+        wait_for_health(server, HealthCheckResponse.NOT_SERVING)
         with SearchClient(server.address) as client:
             with pytest.raises(UnavailableError, match=card.fingerprint[:12]):
                 client.query_text("a cat", timeout_s=5)
             assert "clip_text is clipsearch/demo (000000000000)" in server.log
             config.write_text(original)
             reload(triton)
-            wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+            wait_for_health(server, HealthCheckResponse.SERVING)
             client.query_text("a cat")
     triton.release()
 
@@ -322,17 +324,17 @@ def test_other_weights_behind_the_right_card(
         server_on(triton, models, tmp_path) as server,
         SearchClient(server.address) as client,
     ):
-        wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+        wait_for_health(server, HealthCheckResponse.SERVING)
         code.write_text(WRONG)
         reload(triton)
-        wait_for_health(server, HealthCheckResponse.NOT_SERVING, NOTICED_S)
+        wait_for_health(server, HealthCheckResponse.NOT_SERVING)
         assert health(server, "index") == HealthCheckResponse.SERVING
         with pytest.raises(UnavailableError, match="the model is not available") as caught:
             client.query_text("a cat", timeout_s=5)
         assert caught.value.reason == "MODEL_UNAVAILABLE"
         code.write_text(right)
         reload(triton)
-        wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
+        wait_for_health(server, HealthCheckResponse.SERVING)
         client.query_text("a cat")
     triton.release()
 

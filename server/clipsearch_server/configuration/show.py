@@ -21,12 +21,13 @@ _MAX_COLUMN = 60  # where origins begin, at most
 def show(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:  # noqa: TID251
     """Prints what a server would run with that is started with these arguments; returns 0.
 
-    Secrets are masked. Raises StartupError as that server would.
+    Secrets are masked. Raises StartupError as that server would, for what the settings alone tell.
     """
     command = parser(
         "clipsearch-server config",
-        "Prints the settings in effect, each with its origin, secrets masked; fails as a server "
-        "would if one is wrong.",
+        "Prints the settings in effect, each with its origin, secrets masked. Fails as a server "
+        "would if one is wrong, names a file that is missing, or does not go with another; it does "
+        "not open files, look up whether others can reach the address, or connect.",
     )
     command.add_argument("--show", action="store_true", help="print as TOML, which is the default")
     command.add_argument("--json", action="store_true", help="print as one JSON object")

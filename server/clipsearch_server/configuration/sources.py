@@ -139,6 +139,8 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin], config: str 
     name = setting.name if setting else ".".join(path)
     origin = origins.get(name, Origin("file", config or ""))
     source = origin.name if origin.kind in {"flag", "env"} else f"{config}: {name}"
+    if setting is None and problem["type"] == "value_error":  # of several that do not go together
+        return problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return f"{source}: {no_such_setting(name, str)}"
     shown = "***" if setting and setting.is_secret else repr(problem["input"])

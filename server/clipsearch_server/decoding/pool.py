@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from clipsearch_server import formats
+from clipsearch_server.cores import cores
 from clipsearch_server.decoding.client import ForkServer, Worker, WorkerDied, WorkerLost
 from clipsearch_server.decoding.protocol import Setup
 from clipsearch_server.decoding.quarantine import Quarantine
@@ -79,7 +79,7 @@ class WorkerPool:
             memory_bytes=memory_bytes,
             cpu_s=cpu_s,
         )
-        self._workers = workers or os.cpu_count() or 1
+        self._workers = workers or cores()
         self._max_waiting = max_waiting
         self._places = Places(self._workers)
         self._waiting = 0

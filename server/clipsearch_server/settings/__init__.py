@@ -6,10 +6,11 @@ and shows each description in ``--help``.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clipsearch_server.setting_values import CollectionName, Folders, HostAndPort
 from clipsearch_server.settings.encoders import EncoderSettings, TritonSettings
@@ -41,7 +42,7 @@ class Settings(Group):
         ge=0,
         le=256,
         description="processes that serve on the port, with Triton and Qdrant only; 0: one for "
-        "each core",
+        "each core, which a container's CPU limit does not lower",
     )
     data_dir: Path = Field(
         default=Path("~/.local/share/clipsearch"), description="folder that holds the collections"
@@ -114,3 +115,33 @@ class Settings(Group):
     qdrant: QdrantSettings = QdrantSettings()
     metrics: MetricsSettings = MetricsSettings()
     tracing: TracingSettings = TracingSettings()
+
+    @model_validator(mode="after")
+    def _says_what_clients_may(self) -> Self:
+        if self.tls.client_ca_file is not None and self.auth.keys_file is None:
+            raise ValueError(
+                "tls.client_ca_file says who may connect, and auth.keys_file what each of them may "
+                "do: set both (docs/security.md)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lets_several_processes_serve(self) -> Self:
+        if self.workers == 1:
+            return self
+        if self.index.backend == "edge":
+            raise ValueError(
+                f"workers={self.workers}: the folder of an embedded index belongs to one process; "
+                "use --index-backend qdrant and --encoder-backend triton, or --workers 1"
+            )
+        if self.encoder.backend == "onnxruntime":
+            raise ValueError(
+                f"workers={self.workers}: each process would load the model for itself, and one "
+                "uses every core already; use --encoder-backend triton, or --workers 1"
+            )
+        if sys.platform != "linux":
+            raise ValueError(
+                f"workers={self.workers}: only Linux shares the connections of a port among "
+                "processes; use --workers 1"
+            )
+        return self

@@ -30,7 +30,8 @@ class EncoderSettings(Group):
         default=0,
         ge=0,
         le=256,
-        description="onnxruntime: threads of an encoder; 0: one for each core",
+        description="onnxruntime: threads of an encoder; 0: one for each core, which a "
+        "container's CPU limit does not lower",
     )
     max_batch: int = Field(
         default=16,

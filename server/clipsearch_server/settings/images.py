@@ -66,7 +66,8 @@ class ImageSettings(Group):
         default=0,
         ge=0,
         le=256,
-        description="processes that decode, each an image at a time; 0: one for each core",
+        description="processes that decode, each an image at a time; 0: one for each core, "
+        "which a container's CPU limit does not lower",
     )
     decode_memory_mib: int = Field(
         default=1024,

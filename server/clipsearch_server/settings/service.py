@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field, FilePath
+from typing import Self
+
+from pydantic import Field, FilePath, model_validator
 
 from clipsearch_server.settings.group import Group
 
@@ -51,3 +53,10 @@ class TlsSettings(Group):
         description="PEM file of the authorities of clients: only whoever has a certificate of "
         "theirs can connect",
     )
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        given = {self.cert_file, self.key_file, self.client_ca_file} != {None}
+        if given and (self.cert_file is None or self.key_file is None):
+            raise ValueError("TLS needs both tls.cert_file and tls.key_file")
+        return self

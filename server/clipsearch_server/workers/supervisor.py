@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
+from clipsearch_server.cores import cores
 from clipsearch_server.errors import StartupError
 from clipsearch_server.metrics import WORKER_RESTARTS, WORKER_SERVING
 from clipsearch_server.settings import Settings
@@ -29,28 +30,8 @@ _log = logging.getLogger(__name__)
 
 
 def workers_of(settings: Settings) -> int:
-    """Returns how many processes are to serve.
-
-    Raises StartupError if that is more than one and cannot be.
-    """
-    if settings.workers == 1:
-        return 1
-    if settings.index.backend == "edge":
-        raise StartupError(
-            f"workers={settings.workers}: the folder of an embedded index belongs to one process; "
-            "use --index-backend qdrant and --encoder-backend triton, or --workers 1"
-        )
-    if settings.encoder.backend == "onnxruntime":
-        raise StartupError(
-            f"workers={settings.workers}: each process would load the model for itself, and one "
-            "uses every core already; use --encoder-backend triton, or --workers 1"
-        )
-    if sys.platform != "linux":
-        raise StartupError(
-            f"workers={settings.workers}: only Linux shares the connections of a port among "
-            "processes; use --workers 1"
-        )
-    return settings.workers or os.cpu_count() or 1
+    """Returns how many processes are to serve."""
+    return settings.workers or cores()
 
 
 async def supervise(
@@ -73,7 +54,7 @@ def settings_of_each(settings: Settings, workers: int, address: str) -> Settings
     """A worker's settings: it listens on the common port, decodes with its share of the processes,
     and leaves it to the parent to serve metrics. Bounds of calls and bytes are each worker's own,
     since a caller that has one connection has one worker."""
-    decoders = (settings.image.decode_workers or os.cpu_count() or 1) // workers
+    decoders = (settings.image.decode_workers or cores()) // workers
     image = settings.image.model_copy(update={"decode_workers": max(1, decoders)})
     metrics = settings.metrics.model_copy(update={"address": ""})
     return settings.model_copy(update={"address": address, "image": image, "metrics": metrics})

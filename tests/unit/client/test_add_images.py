@@ -191,8 +191,8 @@ async def test_a_result_that_does_not_come_is_not_waited_for_for_ever(
 
     service.answer("AddImages", fall_silent)
     results: list[Any] = []
-    with pytest.raises(DeadlineExceededError, match=r"no result for 0\.3 seconds"):
-        await collect_into(results, driver.iterate("add_images", make_items(3), timeout_s=0.3))
+    with pytest.raises(DeadlineExceededError, match="no result for 1 seconds"):
+        await collect_into(results, driver.iterate("add_images", make_items(3), timeout_s=1))
     assert [result.item_id for result in results] == ["0"]
 
 

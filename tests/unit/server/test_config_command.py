@@ -36,7 +36,8 @@ def test_what_is_printed_is_a_file_that_says_the_same(
 ) -> None:
     ca_file = tmp_path / 'the "root".pem'
     ca_file.touch()
-    argv = ["--fetch-allow-cidrs", "10.0.0.0/8", "--fetch-enabled", "false", "--workers", "0"]
+    argv = ["--fetch-allow-cidrs", "10.0.0.0/8", "--fetch-enabled", "false"]
+    argv += ["--workers", "0", "--index-backend", "qdrant", "--encoder-backend", "triton"]
     argv += ["--qdrant-ca-file", str(ca_file), "--triton-timeout-s", "0.00001"]
     assert show(["--show", *argv], {}) == 0
     shown = capsys.readouterr().out
@@ -65,6 +66,27 @@ def test_secrets_are_masked(format: str, capsys: pytest.CaptureFixture[str]) -> 
 def test_a_wrong_setting_fails_as_it_would_for_the_server() -> None:
     with pytest.raises(StartupError, match="--fetch-timeout-s='soon'"):
         show(["--show", "--fetch-timeout-s", "soon"], {})
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["tls.cert_file"], "TLS needs both tls.cert_file and tls.key_file"),
+        (["tls.key_file"], "TLS needs both tls.cert_file and tls.key_file"),
+        (["tls.client_ca_file"], "TLS needs both tls.cert_file and tls.key_file"),
+        (["tls.cert_file", "tls.key_file", "tls.client_ca_file"], "set both (docs/security.md)"),
+    ],
+)
+def test_settings_that_do_not_go_together_fail(
+    names: list[str], message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "secret.pem"
+    file.touch()
+    argv = [f"--{name.replace('.', '-').replace('_', '-')}={file}" for name in names]
+    with pytest.raises(StartupError) as caught:
+        show(["--qdrant-api-key", "hush-hush", *argv], {})
+    assert caught.value.message.endswith(message)
+    assert "hush" not in caught.value.message
 
 
 def test_it_is_a_command_of_the_server(capsys: pytest.CaptureFixture[str]) -> None:

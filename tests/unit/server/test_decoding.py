@@ -116,7 +116,10 @@ async def test_workers_decode_as_the_function_does() -> None:
         ("crash", "made the decoder fail"),
         ("exit", "made the decoder fail"),
         ("break", "made the decoder fail"),
-        ("spin", "more than 0.3 s of processor time"),
+        # On busy cores the time by the clock that it has, 1.2 s, may be over before.
+        pytest.param(
+            *("spin", "more than 0.3 s of processor time"), marks=pytest.mark.by_the_clock
+        ),
         ("hang", "more than 1.2 s"),
         ("eat", f"more than {MEMORY_MIB} MiB of memory"),
     ],

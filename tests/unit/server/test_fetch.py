@@ -32,7 +32,7 @@ from clipsearch_server.fetch_policy import FetchPolicy
 from clipsearch_server.priority import in_background
 
 MAX_BYTES = 100_000
-SHORT_S = 0.6  # half of it must suffice to connect, on a busy machine too
+SHORT_S = 1.0  # half of it must suffice to connect, on a busy machine too
 SYSTEM_AUTHORITIES = ssl.create_default_context()  # loading them takes a while: once is enough
 
 # Every socket that this process tried to connect: what counts is not that an error came back, but
@@ -292,7 +292,7 @@ async def test_the_deadline_covers_everything(respond: Respond) -> None:
         elapsed_s = clock() - started
     assert error.reason == "SOURCE_TIMEOUT"
     assert error.metadata["retryable"] == "true"
-    assert SHORT_S * 0.9 <= elapsed_s < SHORT_S + 1
+    assert SHORT_S * 0.9 <= elapsed_s < SHORT_S + 10  # without one, these would never end
 
 
 async def pause_in_body(exchange: Exchange) -> None:
@@ -300,6 +300,7 @@ async def pause_in_body(exchange: Exchange) -> None:
     await silence(exchange)
 
 
+@pytest.mark.by_the_clock
 @pytest.mark.parametrize("respond", [silence, pause_in_body])
 async def test_a_host_that_falls_silent_is_given_up_sooner(respond: Respond) -> None:
     clock = asyncio.get_running_loop().time
@@ -325,7 +326,7 @@ async def test_a_cancelled_fetch_hangs_up() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             await hung_up.wait()
 
 

@@ -281,21 +281,6 @@ async def test_the_end_of_the_certificate_is_a_metric(files: Files) -> None:
         await until(shown)
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({"cert_file"}, "needs both"),
-        ({"key_file"}, "needs both"),
-        ({"client_ca_file"}, "needs both"),
-        ({"cert_file", "key_file", "client_ca_file"}, r"auth\.keys_file"),
-    ],
-)
-async def test_settings_that_say_half(files: Files, given: set[str], expected: str) -> None:
-    with pytest.raises(StartupError, match=expected):
-        async with open_identity(settings_of(tls=dict.fromkeys(given, files.server))):
-            pass
-
-
 def test_files_of_no_use_are_named(files: Files, tmp_path: Path) -> None:
     server, rubbish = files.server, files.write("rubbish.pem", "rubbish")
     other = files.issue("other.example.com")

@@ -260,7 +260,7 @@ async def test_a_qdrant_that_is_away_at_the_start_is_waited_for(
 async def test_the_start_does_not_wait_for_a_qdrant_that_hangs(qdrant: FakeQdrant) -> None:
     hang = Hang()
     qdrant.answer("Qdrant/HealthCheck", hang)
-    async with a_store(qdrant, timeout_s=0.1) as store:
+    async with a_store(qdrant, timeout_s=1) as store:
         assert hang.entered.is_set()
         with pytest.raises(errors.IndexUnavailable, match="did not answer in time"):
             await store.find("images")

@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from clipsearch_server.configuration import load_settings
+from clipsearch_server.cores import cores
 from clipsearch_server.errors import StartupError
 from clipsearch_server.stopping import Stopping
 from clipsearch_server.workers.port import reserved
@@ -35,14 +36,14 @@ def test_what_is_embedded_is_served_by_one_process(
     argv: list[str], expected: str, workers: str
 ) -> None:
     with pytest.raises(StartupError) as caught:
-        workers_of(load_settings([*argv, "--workers", workers], {}))
+        load_settings([*argv, "--workers", workers], {})
     assert expected in caught.value.message
     assert "or --workers 1" in caught.value.message
     assert workers_of(load_settings(argv, {})) == 1
 
 
 def test_there_may_be_a_worker_for_each_core() -> None:
-    assert workers_of(load_settings([*REMOTE, "--workers", "0"], {})) == os.cpu_count()
+    assert workers_of(load_settings([*REMOTE, "--workers", "0"], {})) == cores()
     assert workers_of(load_settings([*REMOTE, "--workers", "3"], {})) == 3
 
 
@@ -135,3 +136,13 @@ def test_what_workers_counted_that_ended_is_kept_in_files_that_do_not_multiply(
         ("seconds_count", ""): 6,
         ("seconds_sum", ""): 16.5,
     }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sets affinity")
+def test_only_cores_that_the_process_may_run_on_count() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)

@@ -21,6 +21,7 @@ from uuid import UUID
 import numpy as np
 import qdrant_edge as edge
 
+from clipsearch_server.cores import cores
 from clipsearch_server.errors import IndexUnavailable, StartupError, StorageFull
 from clipsearch_server.filters import path_steps, to_path
 from clipsearch_server.indexes.edge.durable import replace_file
@@ -262,7 +263,7 @@ def _config(embedding_dim: int) -> edge.EdgeConfig:
             m=16,
             ef_construct=100,
             full_scan_threshold=10_000,
-            max_indexing_threads=max(1, (os.cpu_count() or 1) // 2),
+            max_indexing_threads=max(1, cores() // 2),
         ),
         # optimize() is only ever called to get the graph, however few the points.
         optimizers=edge.EdgeOptimizersConfig(default_segment_number=1, indexing_threshold=1),
