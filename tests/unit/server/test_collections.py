@@ -231,6 +231,16 @@ async def listing_until_refused(service: Stub, name: str) -> None:
         await service.ListImages(pb.ListImagesRequest(collection=name))
 
 
+async def listing_until_served(service: Stub, name: str) -> None:
+    while True:
+        try:
+            await service.ListImages(pb.ListImagesRequest(collection=name))
+            return
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+
+
 async def _done(call: Awaitable[object]) -> object:
     return await call
 
@@ -250,6 +260,7 @@ async def test_a_deletion_that_is_given_up_leaves_the_collection(
     deletion.cancel()
     with pytest.raises(asyncio.CancelledError):
         await deletion
+    await listing_until_served(service, "other")  # the server knows, before the query ends
     shades.gate.set()
     assert await query == ["red"]
     async with asyncio.timeout(10):
