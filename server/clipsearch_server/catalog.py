@@ -223,7 +223,7 @@ class Catalog:
 
     async def delete(self, name: str, *, confirm_name: str) -> None:
         """Deletes a collection, which is not an alias, once nobody uses it; who comes meanwhile is
-        refused with IndexUnavailable.
+        refused with CollectionLeaving.
 
         Raises CollectionNotFound, CollectionInUse if it is the default one or has an alias,
         InvalidRequest if it has images and the deletion is not confirmed by its name.

@@ -13,6 +13,7 @@
     - CollectionNotFound
   + CollectionExists          a collection or an alias has the name already
   + CollectionInUse           the collection cannot be deleted, or the alias be removed, as it is
+  + CollectionLeaving         the collection is being deleted
   + TooManyCollections        there are as many as the settings allow
   + ModelMismatch             the collection was filled by another model
   + Overloaded                too much is in flight; later is better
@@ -168,6 +169,15 @@ class CollectionInUse(ClipsearchError):
     """The collection is the default one or has an alias, or the alias is the default."""
 
     reason = "COLLECTION_IN_USE"
+
+
+class CollectionLeaving(ClipsearchError):
+    """The collection is being deleted, which may be given up."""
+
+    reason = "INDEX_UNAVAILABLE"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the collection {name} is being deleted", name=name)
 
 
 class TooManyCollections(ClipsearchError):

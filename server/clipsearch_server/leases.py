@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from clipsearch_server.errors import IndexUnavailable
+from clipsearch_server.errors import CollectionLeaving
 
 
 class Leases:
@@ -17,8 +17,8 @@ class Leases:
 
     @contextmanager
     def hold(self, name: str) -> Iterator[None]:
-        """Keeps what has the name from going as long as the block lasts. Raises IndexUnavailable if
-        it is to go."""
+        """Keeps what has the name from going as long as the block lasts. Raises
+        CollectionLeaving if it is to go."""
         with self._users_of(name) as users:
             users.count += 1
             users.none.clear()
@@ -32,7 +32,7 @@ class Leases:
     @asynccontextmanager
     async def end(self, name: str) -> AsyncIterator[None]:
         """Refuses new users, and waits until there are none; they may come again when the block is
-        left. Raises IndexUnavailable if another does the same."""
+        left. Raises CollectionLeaving if another does the same."""
         with self._users_of(name) as users:
             users.leaving = True
             try:
@@ -45,7 +45,7 @@ class Leases:
     def _users_of(self, name: str) -> Iterator[_Users]:
         users = self._users.setdefault(name, _Users())
         if users.leaving:
-            raise IndexUnavailable(f"the collection {name} is being deleted")
+            raise CollectionLeaving(name)
         try:
             yield users
         finally:

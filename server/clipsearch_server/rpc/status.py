@@ -29,6 +29,7 @@ CODES: dict[type[errors.ClipsearchError], int] = {
     errors.NotFound: code_pb2.NOT_FOUND,
     errors.CollectionExists: code_pb2.ALREADY_EXISTS,
     errors.CollectionInUse: code_pb2.FAILED_PRECONDITION,
+    errors.CollectionLeaving: code_pb2.UNAVAILABLE,
     errors.TooManyCollections: code_pb2.RESOURCE_EXHAUSTED,
     errors.ModelMismatch: code_pb2.FAILED_PRECONDITION,
     errors.Overloaded: code_pb2.RESOURCE_EXHAUSTED,
