@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import grpc.aio
@@ -20,6 +21,10 @@ os.environ.pop("COLUMNS", None)  # noqa: TID251
 settings.register_profile("explore", deadline=None)
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+# Who starts the tests in a shell's background has them ignore Ctrl-C, and every command with them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _PIXELS = PIL.Image.MAX_IMAGE_PIXELS
 

@@ -17,11 +17,9 @@ from grpc_status.rpc_status import GRPC_DETAILS_METADATA_KEY
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
-from clipsearch_server.model import open_model_folder
-from clipsearch_server.settings import DEMO_MODEL_DIR
 from clipsearch_server.testing import ServerProcess
 from samples import png
-from scripted_triton import ScriptedTriton, serving
+from scripted_triton import ScriptedTriton, serving, write_model_folder
 
 # Each channel its own connection.
 OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
@@ -41,17 +39,20 @@ async def server(folder: Path, *options: str) -> AsyncIterator[ServerProcess]:
 async def server_on(
     triton: ScriptedTriton, folder: Path, *options: str
 ) -> AsyncIterator[ImageSearchServiceStub]:
-    """A server whose encoder does what the test says."""
-    card = (await asyncio.to_thread(open_model_folder, DEMO_MODEL_DIR)).card
-    triton.card = {"fingerprint": card.fingerprint, "model_id": card.model_id}
-    triton.embedding_dim, triton.image_size_px = card.embedding_dim, card.image_size_px
+    """A server that serves, and whose encoder does from then on what the test says."""
+    model = await asyncio.to_thread(write_model_folder, folder / "model")
     async with (
         serving(triton) as address,
         server(
-            folder, "--encoder-backend", "triton", "--triton-address", address, *options
+            *(folder / "data", "--encoder-backend", "triton", "--triton-address", address),
+            *("--model-dir", str(model), *options),
         ) as process,
         grpc.aio.insecure_channel(process.address) as channel,
     ):
+        async for answer in HealthStub(channel).Watch(HealthCheckRequest(), timeout=30):
+            if answer.status == HealthCheckResponse.SERVING:
+                break
+        triton.spare_what_has_come()
         yield ImageSearchServiceStub(channel)
 
 
@@ -115,8 +116,8 @@ async def test_row_30_every_call_of_an_overload_is_answered_and_health_all_along
 
 async def test_row_31_a_call_without_a_deadline_ends_at_the_servers(tmp_path: Path) -> None:
     triton = ScriptedTriton()
-    triton.infer = triton.never
     async with server_on(triton, tmp_path, "--default-deadline-s", "0.5") as stub:
+        triton.infer = triton.never
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.QueryText(pb.QueryTextRequest(text="a cat"))
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
@@ -129,8 +130,8 @@ async def test_row_32_a_client_that_cancels_stops_the_work_and_nothing_is_writte
     tmp_path: Path,
 ) -> None:
     triton = ScriptedTriton()
-    triton.infer = triton.never
     async with server_on(triton, tmp_path) as stub:
+        triton.infer = triton.never
         call = stub.AddImage(pb.AddImageRequest(content=png("red")))
         await triton.arrived.acquire()
         call.cancel()
@@ -147,10 +148,10 @@ async def test_row_32_a_client_that_cancels_stops_the_work_and_nothing_is_writte
 
 async def test_row_36_a_full_queue_of_triton_is_an_overload_to_our_callers(tmp_path: Path) -> None:
     triton = ScriptedTriton()
-    triton.infer = triton.failing(
-        grpc.StatusCode.UNAVAILABLE, "[request id: 1] Exceeds maximum queue size"
-    )
     async with server_on(triton, tmp_path) as stub:
+        triton.infer = triton.failing(
+            grpc.StatusCode.UNAVAILABLE, "[request id: 1] Exceeds maximum queue size"
+        )
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.QueryText(pb.QueryTextRequest(text="a cat"))
         assert caught.value.code().value[0] == code_pb2.RESOURCE_EXHAUSTED
