@@ -28,6 +28,7 @@ from time import monotonic, sleep
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from measuring import RESULTS, machine
 from PIL import Image
 
 from clipsearch.v1 import image_search_pb2 as pb
@@ -237,9 +238,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results" / "drain.json"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "drain.json")
     parser.add_argument("--load", help=argparse.SUPPRESS)  # a process of callers
     arguments = parser.parse_args()
     if arguments.load:
@@ -247,8 +246,7 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         report = run(arguments.rounds, arguments.seed, Path(folder))
-    result = json.dumps(asdict(report), indent=2)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    result = json.dumps(machine() | asdict(report), indent=2)
     arguments.out.write_text(result + "\n")
     print(result)
     return 1 if report.failed else 0

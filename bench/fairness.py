@@ -5,6 +5,7 @@
 Without a folder: the demo model. For another size save a `CLIPModel` of random weights and export
 it, as bench/ingest.py says. A server process with 500 pictures; then, in turn and again in each
 round: queries alone, and queries while a process of its own adds 640 x 480 JPEGs over one stream.
+That process stands for another machine, so it takes only the cores' time that the server leaves.
 One caller asks one QueryText after the other (a new text each time) for --seconds, and then one
 QueryImage after the other, every 50 ms. The ratio of a round's p99 to that of its idle half is what
 counts; and the last column says what the queries cost the load: images/s alone, then beside them.
@@ -19,22 +20,18 @@ import argparse
 import json
 import multiprocessing
 import os
-import platform
 import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from io import BytesIO
 from itertools import count
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from threading import Event
 
-import numpy as np
-from PIL import Image
+from measuring import RESULTS, fill, machine, percentile, photograph
 from rich.console import Console
 from rich.table import Table
 
@@ -42,9 +39,7 @@ from clipsearch import AddItem, SearchClient
 from clipsearch_server.settings import DEMO_MODEL_DIR
 from clipsearch_server.testing import ServerProcess
 
-ROOT = Path(__file__).parent.parent
-PICTURES = ROOT / "demo" / "pictures"
-RESULT = ROOT / "bench" / "results" / "fairness.json"
+RESULT = RESULTS / "fairness.json"
 STORED = 500
 PAUSE_S = 0.05
 VARIETY = 64  # pictures, each under many ids: their making must not slow the load down
@@ -85,12 +80,9 @@ def main() -> None:
         name = json.loads((folder / "model_card.json").read_text())["model_id"]
         results[name] = measure(folder, name, arguments)
     if not arguments.quick:
-        packages = ("grpcio", "onnxruntime", "qdrant-edge-py", "numpy", "pillow")
         result = {
             "seed": arguments.seed,
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "versions": {package: version(package) for package in packages},
+            **machine(),
             "options": arguments.option,
             "seconds": arguments.seconds,
             "rounds": {name: [asdict(it) for it in rounds] for name, rounds in results.items()},
@@ -110,13 +102,13 @@ def measure(folder: Path, name: str, arguments: argparse.Namespace) -> list[Roun
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
         multiprocessing.get_context("spawn").Manager() as manager,
     ):
-        fill(client)
+        fill(client, STORED)
 
         def query_text() -> None:
             client.query_text(f"a picture of {texts.randrange(2**48):x}")
 
         def query_image() -> None:
-            client.query_image(content=picture(VARIETY + next(numbers)))
+            client.query_image(content=photograph(VARIETY + next(numbers)))
 
         def load(seconds: float, meanwhile: Callable[[], list[float]]) -> tuple[float, list[float]]:
             stopped = manager.Event()
@@ -161,7 +153,8 @@ def ask(query: Callable[[], None], seconds: float) -> list[float]:
 def add_images(address: str, started: Event, stopped: Event) -> float:
     """In a process of its own: adds images until it is stopped, and returns how many a second it
     got in, the first second left out."""
-    contents = [picture(number) for number in range(VARIETY)]
+    os.nice(19)
+    contents = [photograph(number) for number in range(VARIETY)]
     seed = random.getrandbits(32)
 
     def items() -> Sequence[AddItem]:
@@ -184,30 +177,6 @@ def add_images(address: str, started: Event, stopped: Event) -> float:
                 begun = time.monotonic()
                 started.set()
         return added / (time.monotonic() - begun)
-
-
-def fill(client: SearchClient) -> None:
-    files = sorted(PICTURES.glob("*.png"))[:STORED]
-    for result in client.add_images(
-        AddItem(item_id=file.name, content=file.read_bytes()) for file in files
-    ):
-        if result.error:
-            raise result.error
-
-
-def picture(number: int) -> bytes:
-    """A JPEG of noise over soft shapes, which compresses as photographs do."""
-    generator = np.random.default_rng(number + 2**32)
-    shapes = Image.fromarray(generator.integers(0, 256, (9, 12, 3), np.uint8))
-    soft = np.asarray(shapes.resize((640, 480), Image.Resampling.BICUBIC), np.int16)
-    noise = generator.integers(-12, 13, (480, 640, 1), np.int16)
-    stream = BytesIO()
-    Image.fromarray(np.clip(soft + noise, 0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85)
-    return stream.getvalue()
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    return quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def show(name: str, rounds: Sequence[Round]) -> None:

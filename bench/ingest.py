@@ -20,13 +20,12 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import numpy as np
-from PIL import Image
+from measuring import photograph
 from rich.console import Console
 from rich.table import Table
 
@@ -55,7 +54,7 @@ def main() -> None:
 
 
 def compare(model: ModelFolder, images: int, rounds: int, options: Sequence[str]) -> None:
-    contents = [picture(number) for number in range(images)]
+    contents = [photograph(number, *SIZES[number % len(SIZES)]) for number in range(images)]
     pixels = np.stack([decoded(content, model) for content in contents])
     table = Table(title=f"{model.card.model_id}: {images} images on {os.cpu_count()} cores")
     for column in ("round", "encoder alone, images/s", "end to end, images/s", "ratio"):
@@ -90,24 +89,13 @@ def ingest(model: ModelFolder, contents: Sequence[bytes], options: Sequence[str]
         SearchClient(server.address) as client,
     ):
         for number in range(BATCH):
-            client.add_image(content=picture(-1 - number))
+            client.add_image(content=photograph(-1 - number))
         start = perf_counter()
         items = (AddItem(item_id=str(n), content=content) for n, content in enumerate(contents))
         for result in client.add_images(items):
             if result.added is None or result.added.outcome is not AddOutcome.ADDED:
                 raise RuntimeError(f"{result.item_id} was not added: {result.error}")
         return perf_counter() - start
-
-
-def picture(number: int) -> bytes:
-    random = np.random.default_rng(number + 2**32)
-    width, height = SIZES[number % len(SIZES)]
-    shapes = Image.fromarray(random.integers(0, 256, (9, 12, 3), np.uint8))
-    soft = np.asarray(shapes.resize((width, height), Image.Resampling.BICUBIC), np.int16)
-    noise = random.integers(-12, 13, (height, width, 1), np.int16)
-    stream = BytesIO()
-    Image.fromarray(np.clip(soft + noise, 0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85)
-    return stream.getvalue()
 
 
 def decoded(content: bytes, model: ModelFolder) -> np.ndarray:

@@ -25,7 +25,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
 from statistics import median
@@ -34,6 +34,7 @@ from uuid import UUID, uuid5
 
 import grpc
 import numpy as np
+from measuring import RESULTS, machine
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -365,9 +366,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--data-dir", type=Path, help="kept at the end; default: a temporary one")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results" / "kill_rounds.json"
-    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "kill_rounds.json")
     arguments = parser.parse_args()
     with a_folder(arguments.data_dir) as data_dir:
         try:
@@ -376,8 +375,7 @@ def main() -> int:
             report = Report(arguments.rounds, arguments.seed, broken=str(error))
     if report.restart_s_median > MAX_RESTART_S:
         report.broken = "restarts take too long"
-    result = {name: getattr(report, name) for name in Report.__slots__}  # type: ignore[attr-defined]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    result = machine() | asdict(report)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
     return 1 if report.broken else 0

@@ -14,19 +14,19 @@ import logging
 import tempfile
 import timeit
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from time import process_time
 from typing import Any, cast
 
-from clipsearch import AddItem, SearchClient
+from measuring import fill
+
+from clipsearch import SearchClient
 from clipsearch_server import metrics
 from clipsearch_server.log_lines import JsonFormatter, TextFormatter
 from clipsearch_server.rpc.call_record import CallRecord
 from clipsearch_server.stages import stage
 from clipsearch_server.testing import ServerProcess
 
-PICTURES = Path(__file__).parent.parent / "demo" / "pictures"
 STAGES_PER_QUERY = 4  # tokenise, embed, and search twice
 
 
@@ -63,16 +63,12 @@ def main() -> None:
 
 def served_us(queries: int) -> float:
     """Returns the median of what the server says that a query took."""
-    files = sorted(PICTURES.glob("*.png"))[:200]
     with (
         tempfile.TemporaryDirectory() as folder,
         ServerProcess("--data-dir", folder) as server,
         SearchClient(server.address) as client,
     ):
-        items = (AddItem(item_id=file.name, content=file.read_bytes()) for file in files)
-        for result in client.add_images(items):
-            if result.error:
-                raise result.error
+        fill(client, 200)
         # Each a text of its own, which no cache knows.
         texts = (f"picture number {number}" for number in range(queries))
         took = [client.query_text(text).timings_ms["total"] for text in texts]

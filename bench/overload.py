@@ -28,7 +28,6 @@ import asyncio
 import json
 import multiprocessing
 import os
-import platform
 import random
 import resource
 import tempfile
@@ -38,24 +37,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from statistics import quantiles
 from threading import Event, Thread
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from measuring import RESULTS, fill, machine, percentile
 from rich.console import Console
 from rich.table import Table
 
-from clipsearch import AddItem, SearchClient
+from clipsearch import SearchClient
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch_server.settings import Settings
 from clipsearch_server.testing import ServerProcess
 
-ROOT = Path(__file__).parent.parent
-PICTURES = ROOT / "demo" / "pictures"
-RESULT = ROOT / "bench" / "results" / "overload.json"
+RESULT = RESULTS / "overload.json"
 STORED = 500
 TIMEOUT_S = 30.0
 HEALTH_EVERY_S = 0.02
@@ -125,7 +121,8 @@ def main() -> None:
             arguments.processes + 1, mp_context=multiprocessing.get_context("spawn")
         ) as pool,
     ):
-        fill(server.address)
+        with SearchClient(server.address) as client:
+            fill(client, STORED)
         bench = Bench(server, pool, arguments.processes, arguments.seed)
         phases = list(bench.phases(arguments.calls, arguments.seconds))
     report(phases, arguments, write=not arguments.quick)
@@ -287,16 +284,6 @@ def rss_mib(pid: int) -> float:
     return pages * resource.getpagesize() / 2**20
 
 
-def fill(address: str) -> None:
-    files = sorted(PICTURES.glob("*.png"))[:STORED]
-    with SearchClient(address) as client:
-        for result in client.add_images(
-            AddItem(item_id=file.name, content=file.read_bytes()) for file in files
-        ):
-            if result.error:
-                raise result.error
-
-
 def need_files(count: int) -> None:
     """Raises the number of files that this process and its children may open, as far as it may."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -315,10 +302,6 @@ def ok_per_second(ok_at_s: Sequence[float], seconds: float | None, lasted: float
 
 def part(total: int, number: int, parts: int) -> int:
     return total // parts + (number < total % parts)
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    return quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def report(phases: Sequence[Phase], arguments: argparse.Namespace, *, write: bool) -> None:
@@ -341,12 +324,9 @@ def report(phases: Sequence[Phase], arguments: argparse.Namespace, *, write: boo
     console.print(f"goodput with ten times the callers admitted: {ratio:.2f} of the peak")
     if not write:
         return
-    packages = ("grpcio", "protobuf", "onnxruntime", "qdrant-edge-py", "numpy")
     result = {
         "seed": arguments.seed,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
+        **machine(),
         "arguments": {name: value for name, value in vars(arguments).items() if name != "quick"},
         "goodput_ratio": ratio,
         "phases": [asdict(it) for it in phases],

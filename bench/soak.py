@@ -18,7 +18,7 @@ import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
 from time import monotonic, perf_counter, sleep
@@ -28,6 +28,7 @@ import numpy as np
 import psutil
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from measuring import RESULTS, machine
 from PIL import Image
 
 from clipsearch.v1 import image_search_pb2 as pb
@@ -277,14 +278,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as data_dir:
         result = run(arguments.minutes, arguments.seed, Path(data_dir))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    facts = asdict(result)
+    facts = machine() | asdict(result)
     facts["samples"] = {
-        name: [sample[name] for sample in facts["samples"]] for name in facts["samples"][0]
+        it.name: [getattr(sample, it.name) for sample in result.samples] for it in fields(Sample)
     }
     (arguments.out / "soak.json").write_text(json.dumps(facts) + "\n")
     (arguments.out / "soak.svg").write_text(plot(result))

@@ -11,11 +11,16 @@ _FOLDER = Path(__file__).parents[1] / "bench"
 
 
 def bench(name: str) -> ModuleType:
-    """Imports one. The folder is not on the path: a name there is that of another's package."""
+    """Imports one. The folder is on the path for that time only, and last: a name there is that of
+    another's package."""
     spec = importlib.util.spec_from_file_location(f"bench_{name}", _FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look themselves up
-    spec.loader.exec_module(module)
+    sys.path.append(str(_FOLDER))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(_FOLDER))
     return module
