@@ -163,8 +163,9 @@ class ForkServer:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                # A session of its own keeps a terminal's Ctrl-C from it. Started in the thread of
-                # the event loop, not in a worker: it dies with the thread that started it.
+                # A session of its own keeps a terminal's Ctrl-C from it, and the terminal from what
+                # an image may do. Started in the thread of the event loop, not in a worker: it
+                # dies with the thread that started it.
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "clipsearch_server.decoding.process"),
                     *("--channel", str(theirs.fileno()), "--parent", str(os.getpid())),

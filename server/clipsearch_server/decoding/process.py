@@ -27,7 +27,7 @@ from typing import NoReturn, TypeAlias
 
 from clipsearch_server.decoding.protocol import Ended, Fork, Kill, Ready, Setup, line, parse
 from clipsearch_server.parent import die_with
-from clipsearch_server.priority import yield_to_others
+from clipsearch_server.priority import yield_session_to_others, yield_to_others
 
 # The socket and the area's descriptor; returns when the socket is closed.
 ServeWorker: TypeAlias = Callable[[socket.socket, int], None]
@@ -123,6 +123,7 @@ def main() -> None:
     arguments = _parse(sys.argv[1:])
     die_with(arguments.parent)
     yield_to_others()  # and so will the workers
+    yield_session_to_others()
     setup = Setup(**json.loads(arguments.setup))
     # numpy's library would start a thread for each core, and threads do not survive a fork.
     os.putenv("OPENBLAS_NUM_THREADS", "1")

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -237,6 +238,15 @@ async def test_workers_that_die_idle_are_replaced_unnoticed(
                 os.kill(worker, signal.SIGKILL)
         await decoder.decode(png("red"))
     assert not [record for record in caplog.records if record.name.startswith("clipsearch")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process has its user's priority")
+async def test_those_who_decode_leave_the_cores_to_others() -> None:
+    async with pool(workers=1):
+        for pid in (fork_server_of(os.getpid()), *workers_of(os.getpid())):
+            assert os.getpriority(os.PRIO_PROCESS, pid) == 10
+            autogroup = Path(f"/proc/{pid}/autogroup")  # a feature that a kernel may lack
+            assert not autogroup.exists() or autogroup.read_text().endswith(" nice 10\n")
 
 
 async def test_a_fork_server_that_dies_is_started_again_unnoticed() -> None:

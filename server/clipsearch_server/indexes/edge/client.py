@@ -72,14 +72,16 @@ class EdgeProcess:
         arguments += [] if create_dim is None else ["--create", str(create_dim)]
         try:
             with theirs:
-                # A session of its own keeps a terminal's Ctrl-C from it. Started in the thread of
-                # the event loop, not in a worker: it dies with the thread that started it.
+                # A process group of its own keeps a terminal's Ctrl-C from it; in a session of its
+                # own, niceness would not count against ours (sched(7), autogroup). Started in the
+                # thread of the event loop, not in a worker: it dies with the thread that started
+                # it.
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "clipsearch_server.indexes.edge.process"),
                     *(*arguments, "--nice", str(nice)),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(), lock),
-                    start_new_session=True,
+                    process_group=0,
                 )
             reader, writer = await asyncio.open_connection(sock=ours)
         except BaseException:

@@ -185,6 +185,6 @@ def _require_room(shard: Path) -> None:
     needed = 3 * disk_usage(shard) + _SPARE_BYTES
     if (free := shutil.disk_usage(shard).free) < needed:
         raise StorageFull(
-            f"the search graph cannot be built: it needs {needed >> 20} MiB of disk for a while, and "
-            f"{free >> 20} MiB are free"
+            f"the search graph cannot be built: it needs {needed >> 20} MiB of disk for a while, "
+            f"and {free >> 20} MiB are free"
         )

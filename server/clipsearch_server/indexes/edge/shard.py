@@ -87,7 +87,7 @@ class Shard:
                 raise StartupError(f"{path / name}: is missing; put back a copy of {folder}")
         floor = _read_floor(folder / "floor")
         try:
-            shard = edge.EdgeShard.load(str(path))
+            shard = edge.EdgeShard.load(str(path), edge.EdgeConfig(max_search_threads=cores()))
         except Exception as error:  # the only type that qdrant_edge raises
             raise StartupError(
                 f"{path}: cannot be opened: {error}; mend that, or put back a copy of {folder}"
@@ -265,6 +265,7 @@ def _config(embedding_dim: int) -> edge.EdgeConfig:
             full_scan_threshold=10_000,
             max_indexing_threads=max(1, cores() // 2),
         ),
+        max_search_threads=cores(),  # Edge's default is eight, and they wait for each other busily
         # optimize() is only ever called to get the graph, however few the points.
         optimizers=edge.EdgeOptimizersConfig(default_segment_number=1, indexing_threshold=1),
     )
