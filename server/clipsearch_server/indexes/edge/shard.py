@@ -11,6 +11,7 @@ process calls it when idle for a second, and after five minutes or 10,000 points
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,8 +88,10 @@ class Shard:
                 raise StartupError(f"{path / name}: is missing; put back a copy of {folder}")
         floor = _read_floor(folder / "floor")
         try:
-            shard = edge.EdgeShard.load(str(path), edge.EdgeConfig(max_search_threads=cores()))
-        except Exception as error:  # the only type that qdrant_edge raises
+            stored = json.loads((path / "edge_config.json").read_bytes())
+            # Given anew: the number of cores may not be that of the machine that created it.
+            shard = edge.EdgeShard.load(str(path), _config(stored["vectors"][""]["size"]))
+        except Exception as error:  # qdrant_edge has no type of its own
             raise StartupError(
                 f"{path}: cannot be opened: {error}; mend that, or put back a copy of {folder}"
             ) from error
