@@ -100,7 +100,11 @@ def measure(folder: Path, name: str, arguments: argparse.Namespace) -> list[Roun
         tempfile.TemporaryDirectory() as data_dir,
         ServerProcess("--data-dir", data_dir, *options) as server,
         SearchClient(server.address) as client,
-        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=leave_the_cores_to_others,
+        ) as pool,
         multiprocessing.get_context("spawn").Manager() as manager,
     ):
         fill(client, STORED)
@@ -162,7 +166,6 @@ def leave_the_cores_to_others() -> None:
 def add_images(address: str, started: Event, stopped: Event) -> float:
     """In a process of its own: adds images until it is stopped, and returns how many a second it
     got in, the first second left out."""
-    leave_the_cores_to_others()
     contents = [photograph(number) for number in range(VARIETY)]
     seed = random.getrandbits(32)
 

@@ -87,11 +87,11 @@ class Shard:
             if not (path / name).exists():
                 raise StartupError(f"{path / name}: is missing; put back a copy of {folder}")
         floor = _read_floor(folder / "floor")
+        # Given anew: the number of cores may not be that of the machine that created it.
+        config = _config(_read_embedding_dim(path / "edge_config.json"))
         try:
-            stored = json.loads((path / "edge_config.json").read_bytes())
-            # Given anew: the number of cores may not be that of the machine that created it.
-            shard = edge.EdgeShard.load(str(path), _config(stored["vectors"][""]["size"]))
-        except Exception as error:  # qdrant_edge has no type of its own
+            shard = edge.EdgeShard.load(str(path), config)
+        except Exception as error:  # the only type that qdrant_edge raises
             raise StartupError(
                 f"{path}: cannot be opened: {error}; mend that, or put back a copy of {folder}"
             ) from error
@@ -292,6 +292,13 @@ def _read_floor(file: Path) -> int:
         return 0  # created, and never flushed
     except ValueError as error:
         raise StartupError(f"{file}: is not a number; put back a copy") from error
+
+
+def _read_embedding_dim(file: Path) -> int:
+    try:
+        return int(json.loads(file.read_bytes())["vectors"][""]["size"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StartupError(f"{file}: is no configuration of Edge's; put back a copy") from error
 
 
 def _entry(record: edge.Record) -> Entry:
