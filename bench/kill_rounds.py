@@ -106,7 +106,10 @@ class Oracle:
         return [number for number, known in self.images.items() if known.open]
 
     def settled_numbers(self) -> list[int]:
-        return [number for number, known in self.images.items() if not known.open]
+        """Those that were sent, and whose every call was answered."""
+        with self._lock:
+            images = self.images.items()
+            return [it for it, known in images if known.newest != DELETED and not known.open]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +223,7 @@ def change(
     while numbers:
         number = numbers.pop(chance.randrange(len(numbers)))
         version = oracle.images[number].newest + 1
-        if chance.random() < 0.3:
+        if oracle.images[number].acknowledged != DELETED and chance.random() < 0.3:
             oracle.sent(number, DELETED)
             service.DeleteImage(pb.DeleteImageRequest(id=image_id(number)), timeout=30)
             oracle.told(number, DELETED)
