@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -210,3 +213,23 @@ def test_row_28_a_message_that_cannot_be_parsed_is_refused_by_name(
     with pytest.raises(grpc.RpcError) as caught:
         list(channel.stream_stream(f"{SERVICE}/{method}")(iter([b"\x0a\x02\xff\xfe"])))
     assert refusal(caught.value)[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
+
+
+def test_row_32_messages_of_callers_who_go_are_freed(tmp_path: Path) -> None:
+    """Some go before their message is read, some while it is worked on."""
+    chance = random.Random(32)
+    request = pb.QueryImageRequest(content=bytes(500_000))
+    with (
+        ServerProcess("--data-dir", str(tmp_path)) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub, process = ImageSearchServiceStub(channel), psutil.Process(server.process.pid)
+
+        def give_up(times: int) -> int:
+            for _ in range(times):
+                with pytest.raises(grpc.RpcError):
+                    stub.QueryImage(request, timeout=chance.uniform(0.0005, 0.01))
+            return int(process.memory_info().rss)
+
+        before = give_up(300)
+        assert give_up(900) - before < 30 * 2**20

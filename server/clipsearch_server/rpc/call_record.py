@@ -108,8 +108,8 @@ class CallRecord:
 
     def __init__(self, method: str, context: Context) -> None:
         self.caller: Caller = ANYBODY
-        self._name = method
-        self._method = _methods()[method]
+        self.method = method
+        self._counts = _methods()[method]
         self._start = perf_counter()
         # Asked now: gRPC frees a cancelled call under its handler, and asking that one crashes us.
         self._peer = context.peer()
@@ -123,7 +123,7 @@ class CallRecord:
         log_lines.request_id.set(self._request_id)
         self._span = tracing.begin_call(f"{SERVICE_NAME}/{method}", metadata)
         context.set_trailing_metadata(self.trailing_metadata)
-        self._method.started.inc()
+        self._counts.started.inc()
 
     @property
     def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
@@ -133,7 +133,7 @@ class CallRecord:
     def admitted(self) -> AbstractContextManager[None]:
         """The call's work begins, and is under way for as long as the block lasts."""
         self._is_admitted = True
-        return self._method.in_flight.track_inprogress()
+        return self._counts.in_flight.track_inprogress()
 
     def cancelled(self) -> None:
         """The caller has gone."""
@@ -145,13 +145,13 @@ class CallRecord:
         self._has_line = line
         self._code, self._reason = status.code, reason_of(status)
         if not self._is_admitted and status.code in _REFUSALS:
-            metrics.REFUSED.labels(self._method.work, self._reason).inc()
+            metrics.REFUSED.labels(self._counts.work, self._reason).inc()
 
     def end(self) -> None:
         """Tells of the call."""
         seconds = perf_counter() - self._start
-        self._method.handled[self._code].inc()
-        self._method.seconds.observe(seconds)
+        self._counts.handled[self._code].inc()
+        self._counts.seconds.observe(seconds)
         if self.caller.name:
             metrics.CALLER_CALLS.labels(self.caller.name, _CODE_NAMES[self._code]).inc()
         if self._has_line:
@@ -160,7 +160,7 @@ class CallRecord:
             tracing.end_call(self._span, self._code, self._reason)
 
     def _log(self, seconds: float) -> None:
-        fields: dict[str, object] = {"method": self._name, "code": code_pb2.Code.Name(self._code)}
+        fields: dict[str, object] = {"method": self.method, "code": code_pb2.Code.Name(self._code)}
         if self._reason:
             fields["reason"] = self._reason
         fields |= {"ms": round(seconds * 1000, 1), "peer": self._peer}

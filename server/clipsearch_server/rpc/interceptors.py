@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -93,7 +94,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, behaviour: Any) -> Any:
         async def call(requests: AsyncIterator[Any], context: Context) -> Any:
-            async with self._guard(method, context):
+            record = CallRecord(method, context)
+            async with self._recorded(record) as failure, self._admitted(record, context):
                 remaining_s = context.time_remaining()
                 if remaining_s is None:
                     remaining_s = self._default_deadline_s
@@ -101,8 +103,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     with call_ends_in(remaining_s):
                         # Who never sends it would hold a place for as long as its deadline says.
                         async with asyncio.timeout(self._default_deadline_s):
-                            request = await _only(requests)
-                        return await behaviour(request, context)
+                            # Under no name: gRPC keeps this frame with a failure.
+                            received = [await _only(requests)]
+                        return await behaviour(received.pop(), context)
+            await failure.tell(context)
 
         return call
 
@@ -116,52 +120,75 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _stream(self, method: str, behaviour: Any) -> Any:
         async def call(requests: AsyncIterator[Any], context: Context) -> None:
+            record = CallRecord(method, context)
             # Closed with the call, and not some time after: it may hold on to a collection.
             async with (
-                self._guard(method, context),
+                self._recorded(record) as failure,
+                self._admitted(record, context),
+                aclosing(_iterator(requests)) as messages,
                 ends_if_idle(self._stream_idle_s) as note_message,
-                aclosing(behaviour(noting(requests, note_message), context)) as responses,
+                aclosing(behaviour(noting(messages, note_message), context)) as responses,
             ):
                 async for response in responses:
                     await context.write(response)
                     note_message()
+            await failure.tell(context)
 
         return call
 
     @asynccontextmanager
-    async def _guard(self, method: str, context: Context) -> AsyncIterator[None]:
-        """Lets a call in, turns what it raises into its status, and records it."""
-        record = CallRecord(method, context)
-        status = None
-        trailers: list[tuple[str, str | bytes]] = []
+    async def _recorded(self, record: CallRecord) -> AsyncIterator[_Failure]:
+        """Turns what a call raises into the failure to tell, and records it."""
+        failure = _Failure()
         try:
-            work = METHODS[method].work
-            record.caller = self._authenticate(context)
-            record.caller.require(METHODS[method].scope)
-            with (
-                self._admission.admit(work, record.caller),
-                record.admitted(),
-                in_background(work is not Work.QUERY),
-            ):
-                yield
+            yield failure
         except (asyncio.CancelledError, GeneratorExit):
             record.cancelled()
             raise
         except Exception as error:  # every error has a status; see `to_status`
             status = to_status(error)
-            trailers = [(_DETAILS, status.SerializeToString())]
+            trailers: list[tuple[str, str | bytes]] = [(_DETAILS, status.SerializeToString())]
             if isinstance(error, Overloaded):
                 record.failed(status, line=False)
-                self._refusals.note(method, error.reason, record.caller)
+                self._refusals.note(record.method, error.reason, record.caller)
                 trailers.append((_PUSHBACK, str(round(error.retry_after_s * 1000))))
             else:
                 record.failed(status)
-        finally:
-            record.end()
-        if status is not None:
             # Given with the error, since these take the place of those that were set.
             trailers += record.trailing_metadata
-            await context.abort(_CODES[status.code], status.message, tuple(trailers))
+            failure.answer = (_CODES[status.code], status.message, tuple(trailers))
+        finally:
+            record.end()
+
+    @asynccontextmanager
+    async def _admitted(self, record: CallRecord, context: Context) -> AsyncIterator[None]:
+        """Lets a call in, or raises why not."""
+        work = METHODS[record.method].work
+        record.caller = self._authenticate(context)
+        record.caller.require(METHODS[record.method].scope)
+        with (
+            self._admission.admit(work, record.caller),
+            record.admitted(),
+            in_background(work is not Work.QUERY),
+        ):
+            yield
+
+
+@dataclass(slots=True)
+class _Failure:
+    """What a call is answered with that failed: a code, a message and trailers.
+
+    It is told when the error is gone. gRPC keeps what ``abort`` raises with the call, and were the
+    error still being handled, they would keep each other and the call's message until Python next
+    collects its garbage.
+    """
+
+    answer: tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]] | None = None
+
+    async def tell(self, context: Context) -> None:
+        """Ends the call, if it failed."""
+        if self.answer is not None:
+            await context.abort(*self.answer)
 
 
 async def _only(requests: AsyncIterator[Any]) -> Any:
@@ -170,13 +197,32 @@ async def _only(requests: AsyncIterator[Any]) -> Any:
     One that is too large does not come either; of that gRPC itself has told the client, and this is
     for the log alone.
     """
-    async for request in requests:
-        if isinstance(request, InvalidRequest):
-            raise request
+    # Who is not waited for any more is not cancelled either, and ends with the call: gRPC never
+    # frees a message that comes for a reader who was.
+    reading = asyncio.ensure_future(_first(requests))
+    reading.add_done_callback(lambda it: it.cancelled() or it.exception())
+    request = await asyncio.shield(reading)
+    if isinstance(request, InvalidRequest):
+        raise request
+    if request is not None:
         return request
     raise InvalidRequest(
         "request", "is missing, or larger than this server takes", reason="REQUEST_MISSING"
     )
+
+
+async def _first(requests: AsyncIterator[Any]) -> Any:
+    """Returns the first message, or None. Left open, gRPC's reader and the call would keep each
+    other, and the message, until Python next collects its garbage."""
+    async with aclosing(_iterator(requests)) as messages:
+        async for message in messages:
+            return message
+    return None
+
+
+def _iterator(requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+    """What gRPC reads requests with."""
+    return cast("AsyncGenerator[Any, None]", aiter(requests))
 
 
 def _or_error(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
