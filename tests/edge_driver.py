@@ -17,6 +17,7 @@ from uuid import UUID
 
 import numpy as np
 
+from clipsearch_server.indexes.edge import rebuild
 from clipsearch_server.indexes.edge.index import EdgeIndex
 from clipsearch_server.ports import CollectionSpec, StoredImage
 from edge_indexes import an_edge_index
@@ -24,6 +25,9 @@ from edge_indexes import an_edge_index
 DIM = 32
 WORKERS = 4
 IDS = 200  # of each worker: so many that what a switch loses is not soon written again
+# Of a worker after each write. Those that never rest take the cores from what copies and builds;
+# as it is, there is always somebody who writes during a switch, which takes longer.
+PAUSE_S = 0.005
 BORN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -76,6 +80,7 @@ async def work(index: EdgeIndex, worker: int, step: int) -> None:
             await index.upsert([image(worker, step)], embedding(worker, step))
         step += 1
         say(worker, step)
+        await asyncio.sleep(PAUSE_S)
 
 
 async def optimize(index: EdgeIndex) -> None:
@@ -94,6 +99,7 @@ class StagePrinter(logging.Handler):
 
 
 async def main(data_dir: Path, steps: list[int]) -> None:
+    rebuild._NICE = 0  # its builder would wait for every other test's work
     log = logging.getLogger("clipsearch_server.indexes.edge.rebuild")
     log.setLevel(logging.INFO)
     log.addHandler(StagePrinter())

@@ -30,13 +30,20 @@ from clipsearch_server.errors import (
     StartupError,
     StorageFull,
 )
+from clipsearch_server.indexes.edge import rebuild
 from clipsearch_server.indexes.edge.index import EdgeIndex
 from clipsearch_server.indexes.edge.protocol import LENGTH_BYTES, body_length
 from clipsearch_server.ports import NearestQuery, ScoredId, StoredImage
-from edge_driver import WORKERS, embedding, image, open_index, state_after
+from edge_driver import PAUSE_S, WORKERS, embedding, image, open_index, state_after
 
 MAX_REOPEN_S = 30.0  # of what takes less than a second; replaying a log for ever would take longer
 IMPATIENT_S = 1.0  # suffices for a write on busy cores, too
+
+
+@pytest.fixture(autouse=True)
+def no_way_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph is built at the priority of all else: it would wait for every other test's work."""
+    monkeypatch.setattr(rebuild, "_NICE", 0)
 
 
 def shards(data_dir: Path) -> list[str]:
@@ -220,6 +227,7 @@ async def test_optimizing_loses_no_write_made_meanwhile(tmp_path: Path) -> None:
                 else:
                     await index.upsert([image(worker, step)], embedding(worker, step))
                 steps[worker] += 1
+                await asyncio.sleep(PAUSE_S)
 
         await store(index, 500)
         optimizing = asyncio.create_task(index.optimize())

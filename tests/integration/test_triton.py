@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -243,33 +244,46 @@ def test_row_35_a_triton_that_hangs(models: Path, tmp_path: Path) -> None:
     triton.release()
 
 
-def test_row_38_another_model_behind_the_same_name(
-    own_models: Path, models: Path, tmp_path: Path
-) -> None:
-    config = own_models / "clip_text" / "config.pbtxt"
-    original = config.read_text()
-    card = open_model_folder(models).card
-    with TritonProcess(HOME, own_models) as triton, server_on(triton, models, tmp_path) as server:
-        wait_for_health(server, HealthCheckResponse.SERVING)
-        config.write_text(original.replace(card.fingerprint, "0" * 64))
-        reload(triton)
-        wait_for_health(server, HealthCheckResponse.NOT_SERVING)
-        with SearchClient(server.address) as client:
-            with pytest.raises(UnavailableError) as caught:
-                client.query_text("a cat", timeout_s=5)
-            assert caught.value.reason == "MODEL_UNAVAILABLE"
-            assert "clip_text is clipsearch/demo (000000000000)" in server.log
-            assert card.fingerprint[:12] in server.log
-            config.write_text(original)
-            reload(triton)
-            wait_for_health(server, HealthCheckResponse.SERVING)
-            client.query_text("a cat")
+@pytest.fixture(scope="module")
+def reloadable(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reloadable]:
+    folder = tmp_path_factory.mktemp("reloadable")
+    own = shutil.copytree(models, folder / "models")
+    with TritonProcess(HOME, own) as triton, server_on(triton, models, folder) as server:
+        yield Reloadable(triton, own, server)
     triton.release()
 
 
-def reload(triton: TritonProcess) -> None:
-    with InferenceServerClient(triton.address) as client:
-        client.load_model("clip_text")
+@dataclass(frozen=True, slots=True)
+class Reloadable:
+    """A Triton whose text model a test changes, and mends again; and a server on it."""
+
+    triton: TritonProcess
+    models: Path
+    server: ServerProcess
+
+    def put(self, file: Path, text: str) -> None:
+        file.write_text(text)
+        with InferenceServerClient(self.triton.address) as client:
+            client.load_model("clip_text")
+
+
+def test_row_38_another_model_behind_the_same_name(reloadable: Reloadable, models: Path) -> None:
+    config = reloadable.models / "clip_text" / "config.pbtxt"
+    original = config.read_text()
+    card = open_model_folder(models).card
+    server = reloadable.server
+    wait_for_health(server, HealthCheckResponse.SERVING)
+    reloadable.put(config, original.replace(card.fingerprint, "0" * 64))
+    wait_for_health(server, HealthCheckResponse.NOT_SERVING)
+    with SearchClient(server.address) as client:
+        with pytest.raises(UnavailableError) as caught:
+            client.query_text("a cat", timeout_s=5)
+        assert caught.value.reason == "MODEL_UNAVAILABLE"
+        assert "clip_text is clipsearch/demo (000000000000)" in server.log
+        assert card.fingerprint[:12] in server.log
+        reloadable.put(config, original)
+        wait_for_health(server, HealthCheckResponse.SERVING)
+        client.query_text("a cat")
 
 
 SPOILT = """
@@ -315,30 +329,22 @@ class TritonPythonModel:
 """
 
 
-def test_other_weights_behind_the_right_card(
-    own_models: Path, models: Path, tmp_path: Path
-) -> None:
+def test_other_weights_behind_the_right_card(reloadable: Reloadable) -> None:
     """Nothing but what it answers tells that this is another model."""
-    code = own_models / "clip_text" / "1" / "model.py"
+    code = reloadable.models / "clip_text" / "1" / "model.py"
     right = code.read_text()
-    with (
-        TritonProcess(HOME, own_models) as triton,
-        server_on(triton, models, tmp_path) as server,
-        SearchClient(server.address) as client,
-    ):
-        wait_for_health(server, HealthCheckResponse.SERVING)
-        code.write_text(WRONG)
-        reload(triton)
-        wait_for_health(server, HealthCheckResponse.NOT_SERVING)
-        assert health(server, "index") == HealthCheckResponse.SERVING
+    server = reloadable.server
+    wait_for_health(server, HealthCheckResponse.SERVING)
+    reloadable.put(code, WRONG)
+    wait_for_health(server, HealthCheckResponse.NOT_SERVING)
+    assert health(server, "index") == HealthCheckResponse.SERVING
+    with SearchClient(server.address) as client:
         with pytest.raises(UnavailableError, match="the model is not available") as caught:
-            client.query_text("a cat", timeout_s=5)
+            client.query_text("a dog", timeout_s=5)  # which is not remembered
         assert caught.value.reason == "MODEL_UNAVAILABLE"
-        code.write_text(right)
-        reload(triton)
+        reloadable.put(code, right)
         wait_for_health(server, HealthCheckResponse.SERVING)
-        client.query_text("a cat")
-    triton.release()
+        client.query_text("a dog")
 
 
 def test_row_37_an_embedding_of_nan_is_never_stored(own_models: Path, tmp_path: Path) -> None:
