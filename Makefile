@@ -45,7 +45,7 @@ build/triton/%/model_card.json: $(DEV)/ready
 
 test: $(DEV)/ready $(TRITON)/ready ## Run every test
 	$(DEV)/bin/python -m pytest -m "not by_the_clock" --numprocesses=auto --dist=loadfile --no-loadscope-reorder
-	$(DEV)/bin/python -m pytest -m by_the_clock
+	$(DEV)/bin/python -m pytest -m by_the_clock $$(grep -rl --include='test_*.py' by_the_clock tests)
 
 test-row: $(DEV)/ready $(TRITON)/ready ## Run the tests of a row of docs/reliability.md [ROW=38]
 	$(DEV)/bin/python -m pytest -v -k "test_row_$(ROW)_"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import grpc.aio
@@ -15,6 +16,11 @@ from hypothesis import settings
 # pytest imports readline, which tells the processes that it starts, those of pytest-xdist among
 # them, how wide the terminal is: our own output is as wide as each test says.
 os.environ.pop("COLUMNS", None)  # noqa: TID251
+
+# Compiled once and kept, though the environment says otherwise: else each server that a test starts
+# compiles all of itself anew, and each process of pytest-xdist every test.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # noqa: TID251
+sys.dont_write_bytecode = False
 
 # The same examples in each run, so that a change is judged by what it changed. To look for others:
 # --hypothesis-profile=explore. An example has no deadline: on busy cores it says nothing.

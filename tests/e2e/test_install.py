@@ -5,12 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "tritonclient", "qdrant-client", "qdrant-edge-py"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def resolving(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Future[subprocess.CompletedProcess[bytes]]]:
+    """What pip finds for the server alone, in two minutes. It waits for the index most of the time,
+    so the other tests run meanwhile."""
+    folder = tmp_path_factory.mktemp("resolving")
+    run(sys.executable, "-m", "venv", "--without-pip", str(folder))
+    command = [*pip_of(folder / "bin" / "python"), "install", "--quiet", "--dry-run"]
+    command += [str(ROOT / "client"), str(ROOT / "server")]
+    with ThreadPoolExecutor() as pool:
+        yield pool.submit(subprocess.run, command, check=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +68,9 @@ def test_the_command_says_what_it_needs(python: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_server_alone_resolves_without_our_constraints(python: Path) -> None:
+def test_the_server_alone_resolves_without_our_constraints(
+    resolving: Future[subprocess.CompletedProcess[bytes]],
+) -> None:
     """Its requirements alone lead pip to versions that go together, and soon: two minutes are
     several times what it takes here, and a search through old versions takes longer."""
-    command = [*pip_of(python), "install", "--quiet", "--dry-run"]
-    subprocess.run([*command, str(ROOT / "client"), str(ROOT / "server")], check=True, timeout=120)
+    resolving.result()

@@ -81,6 +81,23 @@ def laion_export(laion_checkpoint: Path, shared: Path) -> Path:
     return _once(shared / "laion", partial(_export, laion_checkpoint, options=("--half-weights",)))
 
 
+@pytest.fixture
+def exported_once(openai_export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports of `openai_checkpoint` take the towers that torch made of it once, in seconds."""
+    import onnx
+
+    from clipsearch_export.to_onnx import OnnxTowers
+
+    def load(_: object) -> OnnxTowers:
+        text, vision = (
+            onnx.load(openai_export / tower / "1" / "model.onnx")
+            for tower in ("clip_text", "clip_vision")
+        )
+        return OnnxTowers(text=text, vision=vision)
+
+    monkeypatch.setattr("clipsearch_export.precision.export_towers", load)
+
+
 def _export(checkpoint: Path, out: Path, options: Sequence[str] = ()) -> None:
     from clipsearch_export.__main__ import main
 

@@ -137,10 +137,11 @@ def test_a_model_folder_is_a_checkpoint_too(
     assert again.fingerprint == _fingerprint(laion_export)
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_a_failed_gate_leaves_the_previous_export(
-    laion_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    openai_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = Path(shutil.copytree(laion_export, tmp_path / "out"))
+    out = Path(shutil.copytree(openai_export, tmp_path / "out"))
 
     status = main(
         [str(out), "--precision", "int8", "--min-cosine", "0.99999999", "--out", str(out)]
@@ -149,7 +150,7 @@ def test_a_failed_gate_leaves_the_previous_export(
     assert status == REFUSED
     assert "refused" in (printed := capsys.readouterr().out)
     assert "is as it was" in printed
-    assert _content(out) == _content(laion_export)
+    assert _content(out) == _content(openai_export)
     assert list(tmp_path.iterdir()) == [out]
 
 

@@ -106,6 +106,7 @@ def test_what_the_server_sends_is_what_is_warmed_up(length: int) -> None:
     assert sent.shape[1:] in warm
 
 
+@pytest.mark.usefixtures("exported_once")
 def test_the_python_backend_gets_its_code(openai_checkpoint: Path, tmp_path: Path) -> None:
     assert main([str(openai_checkpoint), "--backend", "python", "--out", str(tmp_path)]) == 0
     for tower in TOWERS:
