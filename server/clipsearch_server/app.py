@@ -24,7 +24,6 @@ from clipsearch_server.cores import cores
 from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import ClipsearchError, ModelMismatch
-from clipsearch_server.fetch.http import HttpFetcher
 from clipsearch_server.loaded_model import LoadedModels
 from clipsearch_server.metrics_endpoint import counting_images, measure_lag, serve_metrics
 from clipsearch_server.open_identity import open_identity
@@ -92,6 +91,9 @@ async def open_app(settings: Settings, *, shares_port: bool = False) -> AsyncIte
         memory = Budget(settings.max_in_flight_mib * 2**20)
         fetcher = None
         if settings.fetch.enabled:
+            # Imported only here: with what speaks HTTP, 0.1 s.
+            from clipsearch_server.fetch.http import HttpFetcher
+
             fetcher = await stack.enter_async_context(
                 HttpFetcher(
                     settings.fetch.policy,

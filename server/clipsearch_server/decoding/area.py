@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import math
 import mmap
@@ -37,6 +36,10 @@ class Area:
 
     async def put_content(self, content: bytes) -> None:
         """Copies an encoded image in, a piece at a time."""
+        # Imported only here: it is an eighth of what the fork server takes to start, and there, and
+        # in its workers, is no event loop.
+        import asyncio
+
         with memoryview(content) as view:
             for start in range(0, len(content), _PIECE_BYTES):
                 if start:

@@ -26,8 +26,8 @@ from functools import partial
 from typing import NoReturn, TypeAlias
 
 from clipsearch_server.decoding.protocol import Ended, Fork, Kill, Ready, Setup, line, parse
+from clipsearch_server.niceness import yield_session_to_others, yield_to_others
 from clipsearch_server.parent import die_with
-from clipsearch_server.priority import yield_session_to_others, yield_to_others
 
 # The socket and the area's descriptor; returns when the socket is closed.
 ServeWorker: TypeAlias = Callable[[socket.socket, int], None]

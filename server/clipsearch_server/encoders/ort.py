@@ -21,8 +21,8 @@ from clipsearch_server.encoders.output import check_embeddings
 from clipsearch_server.encoders.providers import CPU, Device, Provider, choose_providers, is_served
 from clipsearch_server.errors import EncoderUnavailable, ModelOutputInvalid, StartupError
 from clipsearch_server.model import ModelFolder
+from clipsearch_server.niceness import yield_to_others
 from clipsearch_server.ports import Embeddings, Pixels, TokenIds
-from clipsearch_server.priority import yield_to_others
 
 logger = logging.getLogger(__name__)
 

@@ -1,21 +1,16 @@
-"""The server's certificate, and the authority of its clients', as gRPC takes them."""
+"""The server's certificate, and the authority of its clients', as gRPC takes them;
+certificate_file.py reads them."""
 
 from __future__ import annotations
 
 import logging
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import cast
 
 import grpc
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from clipsearch_server.errors import StartupError
 from clipsearch_server.identity.reloading import Reloaded
 
 logger = logging.getLogger(__name__)
@@ -29,38 +24,6 @@ class Certificate:
 
     configuration: grpc.ServerCertificateConfiguration
     expires: datetime
-
-
-def read_certificate(cert_file: Path, key_file: Path, client_ca_file: Path | None) -> Certificate:
-    """Reads a chain and its key (PEM), and the authority that clients' certificates must be of.
-
-    Blocks. Raises StartupError naming the file: gRPC would only refuse every connection.
-    """
-    chain = _read(cert_file, "tls.cert_file")
-    certificate = _parse_certificates(chain, cert_file, "tls.cert_file")[0]
-    key = _read(key_file, "tls.key_file")
-    try:
-        public_key = load_pem_private_key(key, password=None).public_key()
-        is_its_key = public_key == certificate.public_key()
-    except (ValueError, TypeError) as error:  # TypeError: it is encrypted
-        raise StartupError(f"{key_file}: tls.key_file is no PEM key without a password") from error
-    except UnsupportedAlgorithm as error:
-        raise StartupError(
-            f"{key_file}: tls.key_file, or the certificate in {cert_file}, is of a kind that is "
-            "not known; use an RSA or ECDSA key"
-        ) from error
-    if not is_its_key:
-        raise StartupError(f"{key_file}: is not the key of the certificate in {cert_file}")
-    if _is_readable_by_all(key_file):
-        logger.warning("%s: every user of this machine can read the private key", key_file)
-    authority = None
-    if client_ca_file is not None:
-        authority = _read(client_ca_file, "tls.client_ca_file")
-        _parse_certificates(authority, client_ca_file, "tls.client_ca_file")
-    return Certificate(
-        grpc.ssl_server_certificate_configuration([(key, chain)], authority),
-        certificate.not_valid_after_utc,
-    )
 
 
 def server_credentials(
@@ -94,24 +57,3 @@ def warn_of_expiry(certificate: Certificate, now: datetime) -> None:
             left.days,
             certificate.expires.astimezone(UTC).isoformat(),
         )
-
-
-def _read(file: Path, setting: str) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise StartupError(f"{file}: {error.strerror}; {setting} names a PEM file") from error
-
-
-def _is_readable_by_all(file: Path) -> bool:
-    try:
-        return bool(file.stat().st_mode & stat.S_IROTH)
-    except OSError:  # replaced since it was read, and looked at again in a moment
-        return False
-
-
-def _parse_certificates(content: bytes, file: Path, setting: str) -> list[x509.Certificate]:
-    try:
-        return x509.load_pem_x509_certificates(content)
-    except ValueError as error:
-        raise StartupError(f"{file}: {setting} is no PEM file of certificates") from error

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -348,6 +349,12 @@ async def test_large_content_does_not_stop_the_event_loop() -> None:
         turning.cancel()
         assert area.content(len(content)) == content
     assert turns >= mib
+
+
+def test_the_fork_server_loads_no_event_loop() -> None:
+    loaded = "decoding.process, clipsearch_server.decoding.worker, clipsearch_server.image"
+    code = f"import sys, clipsearch_server.{loaded}; sys.exit('asyncio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 async def test_no_process_outlives_the_pool() -> None:

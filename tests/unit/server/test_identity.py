@@ -28,9 +28,10 @@ from clipsearch_server import open_identity as identity_opener
 from clipsearch_server.callers import Caller, Scope
 from clipsearch_server.errors import StartupError, Unauthenticated
 from clipsearch_server.identity.api_keys import KeyRing, KnownKey, hash_of
+from clipsearch_server.identity.certificate_file import read_certificate
 from clipsearch_server.identity.exposure import is_loopback
 from clipsearch_server.identity.reloading import Reloaded
-from clipsearch_server.identity.tls import read_certificate, warn_of_expiry
+from clipsearch_server.identity.tls import warn_of_expiry
 from clipsearch_server.open_identity import open_identity
 from clipsearch_server.rpc.admission import Admission
 from clipsearch_server.rpc.authentication import Authenticator
