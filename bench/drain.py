@@ -247,6 +247,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = run(arguments.rounds, arguments.seed, Path(folder))
     result = json.dumps(machine() | asdict(report), indent=2)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(result + "\n")
     print(result)
     return 1 if report.failed else 0

@@ -379,6 +379,7 @@ def main() -> int:
     if report.restart_s_median > MAX_RESTART_S:
         report.broken = "restarts take too long"
     result = machine() | asdict(report)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
     return 1 if report.broken else 0

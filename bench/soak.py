@@ -286,6 +286,7 @@ def main() -> int:
     facts["samples"] = {
         it.name: [getattr(sample, it.name) for sample in result.samples] for it in fields(Sample)
     }
+    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "soak.json").write_text(json.dumps(facts) + "\n")
     (arguments.out / "soak.svg").write_text(plot(result))
     del facts["samples"]
