@@ -28,9 +28,8 @@ async def serve(
     ModelMismatch if it cannot start as configured.
     """
     _take_all_descriptors()
-    # The event loop, and the thread that embeds a text, wait so long for a thread of a bulk load to
-    # let go of the interpreter. With Python's 5 ms, of 100 texts one waits for 20 ms, with this for
-    # 9 ms, and the load is as fast (bench/fairness.py's, with times taken in encoders/ort.py).
+    # So long do the event loop, and the thread that embeds a text, wait for a thread of a bulk load
+    # to let go of the interpreter, and more than once on the way of a query; Python's own is 5 ms.
     sys.setswitchinterval(0.0005)
     async with open_app(settings, shares_port=shares_port) as app:
         # What starting made stays for good. Collecting garbage, which stops the event loop, need
