@@ -203,7 +203,11 @@ class LiveShard:
         if self._optimizing is task:
             self._optimizing = None
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.warning("the search graph was not built, searches stay as slow: %s", error)
+            _log.warning(
+                "%s: the search graph was not built, searches stay as slow: %s",
+                self._folder.path,
+                error,
+            )
 
     async def _keep_running(self) -> None:
         pause_s = _FIRST_PAUSE_S
