@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -51,3 +52,9 @@ def pillow_limit() -> Iterator[None]:
     """Decoding sets it for its process, which here is that of all tests."""
     yield
     PIL.Image.MAX_IMAGE_PIXELS = _PIXELS
+
+
+def pytest_collection_finish() -> None:
+    """What all tests have imported is there to stay: no garbage collection need look at it again."""
+    gc.collect()
+    gc.freeze()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,10 +49,20 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield server
 
 
-@pytest.fixture
-def empty(tmp_path: Path) -> Iterator[ServerProcess]:
-    with ServerProcess("--data-dir", str(tmp_path / "empty")) as server:
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with ServerProcess("--data-dir", str(tmp_path_factory.mktemp("other"))) as server:
         yield server
+
+
+@pytest.fixture
+def empty(other: ServerProcess) -> ServerProcess:
+    """A server without pictures, whatever the test before has left there."""
+    with SearchClient(other.address) as client:
+        for image in client.list_images():
+            client.delete_image(image.id)
+        assert client.list_page().total_size == 0
+    return other
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +165,10 @@ def test_queries_are_answered_while_a_collection_moves(
             assert there.query_text("a cat").hits
 
 
-def test_a_server_that_stops_ends_a_load_with_one_line(empty: ServerProcess, dumped: Path) -> None:
-    empty.process.send_signal(signal.SIGTERM)
-    empty.process.wait()
-    done = run(empty, "load", str(dumped))
+def test_a_server_that_stopped_ends_a_load_with_one_line(dumped: Path, tmp_path: Path) -> None:
+    with ServerProcess("--data-dir", str(tmp_path)) as server:
+        server.stop()
+        done = run(server, "load", str(dumped))
     assert done.returncode == 3
     (line,) = done.stderr.splitlines()
     assert "nothing answers" in line

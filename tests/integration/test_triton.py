@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,12 +74,6 @@ def triton(models: Path) -> Iterator[TritonProcess]:
     with TritonProcess(HOME, models) as process:
         yield process
     process.release()
-
-
-@pytest.fixture
-def own_models(models: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil."""
-    return shutil.copytree(models, tmp_path / "models")
 
 
 @contextmanager
@@ -174,15 +168,17 @@ def executions(address: str) -> tuple[int, int]:
 @pytest.mark.by_the_clock
 def test_row_34_a_triton_that_comes_late_is_found(models: Path, tmp_path: Path) -> None:
     triton = TritonProcess(HOME, models)
-    with server_on(triton, models, tmp_path) as server, SearchClient(server.address) as client:
+    with (
+        server_on(triton, models, tmp_path) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        service = ImageSearchServiceStub(channel)
         assert health(server) == HealthCheckResponse.NOT_SERVING
         assert health(server, "index") == HealthCheckResponse.SERVING
-        with pytest.raises(UnavailableError, match="the model is not available") as caught:
-            client.query_text("a cat", timeout_s=5)
-        assert caught.value.reason == "MODEL_UNAVAILABLE"
+        assert outcome(service, 0) == "MODEL_UNAVAILABLE"
         with triton:
             wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
-            client.query_text("a cat")
+            assert outcome(service, 0) == "OK"
     triton.release()
 
 
@@ -226,8 +222,10 @@ def test_row_35_a_triton_that_hangs(models: Path, tmp_path: Path) -> None:
     with (
         triton,
         server_on(triton, models, tmp_path) as server,
+        grpc.insecure_channel(server.address) as channel,
         SearchClient(server.address) as client,
     ):
+        service = ImageSearchServiceStub(channel)
         wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
         triton.pause()
         try:
@@ -235,13 +233,38 @@ def test_row_35_a_triton_that_hangs(models: Path, tmp_path: Path) -> None:
                 client.query_text("a cat", timeout_s=0.5)
             assert isinstance(caught.value, DeadlineExceededError | UnavailableError)
             wait_for_health(server, HealthCheckResponse.NOT_SERVING, NOTICED_S)
-            with pytest.raises(UnavailableError, match="the model is not available"):
-                client.query_text("a cat", timeout_s=5)
+            assert outcome(service, 0) == "MODEL_UNAVAILABLE"
         finally:
             triton.resume()
         wait_for_health(server, HealthCheckResponse.SERVING, RECOVERED_S)
-        client.query_text("a cat")
+        assert outcome(service, 0) == "OK"
     triton.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Reloadable:
+    """A Triton whose models a test changes, and which are mended again; and a server on it."""
+
+    triton: TritonProcess
+    models: Path
+    server: ServerProcess
+
+    @contextmanager
+    def changed(self, texts: Mapping[str, str]) -> Iterator[None]:
+        """What Triton runs is what these files of one model say now, instead of its own."""
+        (model,) = {name.partition("/")[0] for name in texts}
+        originals = {name: (self.models / name).read_text() for name in texts}
+        try:
+            self._load(model, texts)
+            yield
+        finally:
+            self._load(model, originals)
+
+    def _load(self, model: str, texts: Mapping[str, str]) -> None:
+        for name, text in texts.items():
+            (self.models / name).write_text(text)
+        with InferenceServerClient(self.triton.address) as client:
+            client.load_model(model)
 
 
 @pytest.fixture(scope="module")
@@ -253,62 +276,21 @@ def reloadable(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     triton.release()
 
 
-@dataclass(frozen=True, slots=True)
-class Reloadable:
-    """A Triton whose text model a test changes, and mends again; and a server on it."""
-
-    triton: TritonProcess
-    models: Path
-    server: ServerProcess
-
-    def put(self, file: Path, text: str) -> None:
-        file.write_text(text)
-        with InferenceServerClient(self.triton.address) as client:
-            client.load_model("clip_text")
-
-
 def test_row_38_another_model_behind_the_same_name(reloadable: Reloadable, models: Path) -> None:
-    config = reloadable.models / "clip_text" / "config.pbtxt"
-    original = config.read_text()
+    config = (models / "clip_text" / "config.pbtxt").read_text()
     card = open_model_folder(models).card
     server = reloadable.server
     wait_for_health(server, HealthCheckResponse.SERVING)
-    reloadable.put(config, original.replace(card.fingerprint, "0" * 64))
-    wait_for_health(server, HealthCheckResponse.NOT_SERVING)
-    with SearchClient(server.address) as client:
-        with pytest.raises(UnavailableError) as caught:
-            client.query_text("a cat", timeout_s=5)
-        assert caught.value.reason == "MODEL_UNAVAILABLE"
-        assert "clip_text is clipsearch/demo (000000000000)" in server.log
-        assert card.fingerprint[:12] in server.log
-        reloadable.put(config, original)
+    with grpc.insecure_channel(server.address) as channel:
+        service = ImageSearchServiceStub(channel)
+        other = config.replace(card.fingerprint, "0" * 64)
+        with reloadable.changed({"clip_text/config.pbtxt": other}):
+            wait_for_health(server, HealthCheckResponse.NOT_SERVING)
+            assert outcome(service, 38) == "MODEL_UNAVAILABLE"
+            assert "clip_text is clipsearch/demo (000000000000)" in server.log
+            assert card.fingerprint[:12] in server.log
         wait_for_health(server, HealthCheckResponse.SERVING)
-        client.query_text("a cat")
-
-
-SPOILT = """
-import numpy as np
-import time
-import triton_python_backend_utils as triton
-
-
-class TritonPythonModel:
-    def execute(self, requests):
-        {first}
-        rows = [len(np.from_dlpack(triton.get_input_tensor_by_name(r, "pixel_values")))
-                for r in requests]
-        return [
-            triton.InferenceResponse([triton.Tensor.from_dlpack(
-                "image_embeds", np.full((n, 256), np.{value}, np.float32))])
-            for n in rows
-        ]
-"""
-
-
-def spoil(models: Path, *, first: str = "pass", value: str = "nan") -> None:
-    """Replaces the vision model's code; text stays as it is."""
-    code = SPOILT.format(first=first, value=value)
-    (models / "clip_vision" / "1" / "model.py").write_text(code)
+        assert outcome(service, 38) == "OK"
 
 
 WRONG = """
@@ -331,62 +313,75 @@ class TritonPythonModel:
 
 def test_other_weights_behind_the_right_card(reloadable: Reloadable) -> None:
     """Nothing but what it answers tells that this is another model."""
-    code = reloadable.models / "clip_text" / "1" / "model.py"
-    right = code.read_text()
     server = reloadable.server
     wait_for_health(server, HealthCheckResponse.SERVING)
-    reloadable.put(code, WRONG)
-    wait_for_health(server, HealthCheckResponse.NOT_SERVING)
-    assert health(server, "index") == HealthCheckResponse.SERVING
-    with SearchClient(server.address) as client:
-        with pytest.raises(UnavailableError, match="the model is not available") as caught:
-            client.query_text("a dog", timeout_s=5)  # which is not remembered
-        assert caught.value.reason == "MODEL_UNAVAILABLE"
-        reloadable.put(code, right)
+    with grpc.insecure_channel(server.address) as channel:
+        service = ImageSearchServiceStub(channel)
+        with reloadable.changed({"clip_text/1/model.py": WRONG}):
+            wait_for_health(server, HealthCheckResponse.NOT_SERVING)
+            assert health(server, "index") == HealthCheckResponse.SERVING
+            assert outcome(service, 39) == "MODEL_UNAVAILABLE"  # for what is not remembered
         wait_for_health(server, HealthCheckResponse.SERVING)
-        client.query_text("a dog")
+        assert outcome(service, 39) == "OK"
 
 
-def test_row_37_an_embedding_of_nan_is_never_stored(own_models: Path, tmp_path: Path) -> None:
-    spoil(own_models)
+SPOILT = """
+import numpy as np
+import time
+import triton_python_backend_utils as triton
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        {first}
+        rows = [len(np.from_dlpack(triton.get_input_tensor_by_name(r, "pixel_values")))
+                for r in requests]
+        return [
+            triton.InferenceResponse([triton.Tensor.from_dlpack(
+                "image_embeds", np.full((n, 256), np.nan, np.float32))])
+            for n in rows
+        ]
+"""
+
+
+def test_row_37_an_embedding_of_nan_is_never_stored(reloadable: Reloadable) -> None:
+    server = reloadable.server
+    wait_for_health(server, HealthCheckResponse.SERVING)
     with (
-        TritonProcess(HOME, own_models) as triton,
-        server_on(triton, own_models, tmp_path) as server,
+        reloadable.changed({"clip_vision/1/model.py": SPOILT.format(first="pass")}),
         SearchClient(server.address) as client,
     ):
+        wait_for_health(server, HealthCheckResponse.NOT_SERVING)
         client.query_text("a cat", timeout_s=5)  # the other tower is well
-        assert health(server) == HealthCheckResponse.NOT_SERVING
         for result in client.add_images(items(5)):
             assert result.error is not None
             assert result.error.reason == "MODEL_OUTPUT_INVALID"
             assert "nan" not in str(result.error).lower()
         assert client.server_info().collections[0].image_count == 0
         assert "not of unit length" in server.log
-    triton.release()
+    wait_for_health(server, HealthCheckResponse.SERVING)
 
 
-async def test_row_36_a_full_queue_is_an_overload(own_models: Path) -> None:
-    spoil(own_models, first="time.sleep(0.3)")
-    config = own_models / "clip_vision" / "config.pbtxt"
-    config.write_text(
-        config.read_text()
-        .replace("max_queue_size: 512", "max_queue_size: 1")
-        .replace("max_batch_size: 64", "max_batch_size: 1")
-        .replace("batch_size: 64", "batch_size: 1")
+async def test_row_36_a_full_queue_is_an_overload(reloadable: Reloadable, models: Path) -> None:
+    config = (models / "clip_vision" / "config.pbtxt").read_text()
+    for setting, value in (("max_queue_size: 512", 1), ("batch_size: 64", 1)):
+        assert setting in config
+        config = config.replace(setting, f"{setting.partition(':')[0]}: {value}")
+    slow = SPOILT.format(first="time.sleep(0.3)")
+    change = reloadable.changed(
+        {"clip_vision/config.pbtxt": config, "clip_vision/1/model.py": slow}
     )
-    model = await asyncio.to_thread(open_model_folder, own_models)
-    triton = TritonProcess(HOME, own_models)
-    await asyncio.to_thread(triton.__enter__)
+    card = (await asyncio.to_thread(open_model_folder, models)).card
+    await asyncio.to_thread(change.__enter__)
     try:
-        async with TritonEncoder(model.card, address=triton.address, timeout_s=10) as encoder:
+        async with TritonEncoder(card, address=reloadable.triton.address, timeout_s=10) as encoder:
             pixels = np.zeros((1, 3, 64, 64), np.uint8)
             answers = await asyncio.gather(
                 *(encoder.encode_image(pixels) for _ in range(8)), return_exceptions=True
             )
             await encoder.health()
     finally:
-        await asyncio.to_thread(triton.stop)
-        triton.release()
+        await asyncio.to_thread(change.__exit__, None, None, None)
     kinds = {type(answer) for answer in answers}
     assert Overloaded in kinds
     assert kinds == {Overloaded, ModelOutputInvalid}  # those that got through are NaN
