@@ -55,6 +55,6 @@ def pillow_limit() -> Iterator[None]:
 
 
 def pytest_collection_finish() -> None:
-    """What all tests have imported is there to stay: no garbage collection need look at it again."""
+    """What all tests have imported stays: no garbage collection need look at it again."""
     gc.collect()
     gc.freeze()

@@ -38,4 +38,5 @@ def trace_metadata() -> Metadata:
     carrier: dict[str, str] = {}
     if _is_installed:
         propagate.inject(carrier)
-    return tuple(carrier.items())
+    # gRPC takes names in lower case only, and some propagators write X-Amzn-Trace-Id and the like.
+    return tuple((name.lower(), value) for name, value in carrier.items())

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
         case "list":
             _list(parse(read_text(file), file))
         case "revoke":
-            for key in revoke_keys(file, arguments.name, arguments.id):
+            for key in revoke_keys(file, arguments.name, arguments.id or ""):
                 sys.stdout.write(f"revoked {_id(key)} of {key.name}\n")
     return 0
 
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "--calls-per-second", type=_rate, metavar="X", help="calls in the long run, of the name"
     )
     revoke.add_argument("name", metavar="NAME")
-    revoke.add_argument("--id", default="", help="of the one key, as `keys list` shows it")
+    revoke.add_argument("--id", type=_id_text, help="of the one key, as `keys list` shows it")
     for action in (new, listing, revoke):
         action.add_argument(
             "--file", type=Path, required=True, help="the file of keys: auth.keys_file"
@@ -118,6 +118,13 @@ def _parser() -> argparse.ArgumentParser:
 def _name(text: str) -> str:
     if not CALLER_NAME.fullmatch(text):
         raise argparse.ArgumentTypeError("expected up to 64 letters, digits, -, _, . and @")
+    return text
+
+
+def _id_text(text: str) -> str:
+    # Not empty, which would be all of the name's: `--id "$OLD"` where OLD is not set.
+    if not re.fullmatch(r"[0-9a-f]{1,64}", text):
+        raise argparse.ArgumentTypeError("expected the id of a key")
     return text
 
 

@@ -169,8 +169,8 @@ def test_row_47_a_flood_of_pings_is_hung_up_on(server: ServerProcess) -> None:
 def test_row_47_a_flood_of_resets_holds_up_no_other_method_and_takes_bounded_memory(
     server: ServerProcess,
 ) -> None:
-    """More resets than calls may wait to be looked at, 16,000. Callers of the same method do wait, or get
-    CANCELLED: docs/reliability.md says so."""
+    """More resets than the 16,000 calls that may wait to be looked at. Callers of the same method
+    do wait, or get CANCELLED: docs/reliability.md says so."""
     process = psutil.Process(server.process.pid)
     slowest_s, most = 0.0, 0
 

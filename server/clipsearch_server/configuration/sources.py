@@ -143,5 +143,7 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin], config: str 
         return problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return f"{source}: {no_such_setting(name, str)}"
-    shown = "***" if setting and setting.is_secret else repr(problem["input"])
+    if setting is None:  # nor is what stands there shown: there may be secrets in it
+        return f"{source}: expected a table, [{name}], of settings"
+    shown = "***" if setting.is_secret else repr(problem["input"])
     return f"{source}={shown}: {problem['msg'].removeprefix('Value error, ')}"

@@ -9,6 +9,8 @@ from pathlib import Path
 import grpc
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from clipsearch_server.errors import StartupError
@@ -37,15 +39,29 @@ def read_certificate(cert_file: Path, key_file: Path, client_ca_file: Path | Non
         ) from error
     if not is_its_key:
         raise StartupError(f"{key_file}: is not the key of the certificate in {cert_file}")
-    if _is_readable_by_all(key_file):
-        logger.warning("%s: every user of this machine can read the private key", key_file)
+    if not _has_signatures_of_all_clients(certificate):
+        raise StartupError(
+            f"{cert_file}: gRPC's clients know no signature of this kind of key; use RSA, or ECDSA "
+            "on P-256 or P-384"
+        )
     authority = None
     if client_ca_file is not None:
         authority = _read(client_ca_file, "tls.client_ca_file")
         _parse_certificates(authority, client_ca_file, "tls.client_ca_file")
+    # Last: who reads again because of an error above must not be told of this each time.
+    if _is_readable_by_all(key_file):
+        logger.warning("%s: every user of this machine can read the private key", key_file)
     return Certificate(
         grpc.ssl_server_certificate_configuration([(key, chain)], authority),
         certificate.not_valid_after_utc,
+    )
+
+
+def _has_signatures_of_all_clients(certificate: x509.Certificate) -> bool:
+    """Whether BoringSSL, which is gRPC's TLS, verifies what such a key signs: not by Ed25519."""
+    key = certificate.public_key()
+    return isinstance(key, RSAPublicKey) or (
+        isinstance(key, EllipticCurvePublicKey) and key.curve.name in {"secp256r1", "secp384r1"}
     )
 
 

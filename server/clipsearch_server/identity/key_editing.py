@@ -41,8 +41,9 @@ def revoke_keys(file: Path, name: str, hash_prefix: str = "") -> list[KeyEntry]:
         revoked.extend(key for key in parse(text, file).keys if is_meant(key))
         if not revoked:
             raise StartupError(f"{file}: has no such key; `clipsearch-server keys list` shows them")
-        kept = [block for block in _blocks(text) if not _holds(block, revoked)]
-        return "".join(kept)
+        return "".join(
+            _remarks_after(block) if _holds(block, revoked) else block for block in _blocks(text)
+        )
 
     _edit(file, remove, lambda keys: tuple(key for key in keys if not is_meant(key)))
     return revoked
@@ -64,9 +65,8 @@ def _edit(
                 raise StartupError(f"{file}: is not as this command writes it; edit it by hand")
             _replace(file, changed)
     except OSError as error:
-        raise StartupError(
-            f"{file}: cannot be written: {error.strerror}; its owner or root can"
-        ) from error
+        way_out = "; its owner or root can" if isinstance(error, PermissionError) else ""
+        raise StartupError(f"{file}: cannot be written: {error.strerror}{way_out}") from error
 
 
 @contextmanager
@@ -103,6 +103,13 @@ def _replace(file: Path, text: str) -> None:
 def _blocks(text: str) -> list[str]:
     """Cuts the text before each line that begins a table."""
     return re.split(r"^(?=[ \t]*\[)", text, flags=re.MULTILINE)
+
+
+def _remarks_after(block: str) -> str:
+    """The comments that end a block, which are about the table that follows it."""
+    found = re.search(r"(?:^[ \t]*#.*\n|^[ \t]*\n)*\Z", block, flags=re.MULTILINE)
+    assert found is not None  # it may be empty
+    return found[0].lstrip("\n") if "#" in found[0] else ""
 
 
 def _holds(block: str, keys: list[KeyEntry]) -> bool:
