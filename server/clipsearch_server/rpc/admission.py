@@ -99,5 +99,7 @@ class _Account(_Places):
                 f"your key may make {rate:g} calls a second; try again in a moment",
                 quota="calls_per_second",
                 caller=caller.name,
-                retry_after_s=self._paced_appointments.make(now, rate),
+                retry_after_s=max(
+                    self._paced_appointments.make(now, rate), self._pacer.empty_s(now, rate)
+                ),
             )

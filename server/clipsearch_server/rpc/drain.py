@@ -209,7 +209,9 @@ class _Reader:
                     await asyncio.wait({item, ended}, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     item.cancel()  # of no effect if it is there
-                if not item.done() or item.cancelled():
+                    # What it reads from could not be closed while it is in there.
+                    await asyncio.wait({item})
+                if item.cancelled():
                     self.is_cut_off = True
                     return
                 if item.result() is _END:

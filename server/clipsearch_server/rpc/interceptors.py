@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -125,7 +125,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             async with (
                 self._recorded(record) as failure,
                 self._admitted(record, context),
-                aclosing(_iterator(requests)) as messages,
+                _closing(_iterator(requests)) as messages,
                 ends_if_idle(self._stream_idle_s) as note_message,
                 aclosing(behaviour(noting(messages, note_message), context)) as responses,
             ):
@@ -218,6 +218,17 @@ async def _first(requests: AsyncIterator[Any]) -> Any:
         async for message in messages:
             return message
     return None
+
+
+@asynccontextmanager
+async def _closing(messages: AsyncGenerator[Any, None]) -> AsyncIterator[AsyncGenerator[Any, None]]:
+    """As ``aclosing``, but leaves alone what is being read from: by ``_only``, for a call that is
+    over before its message came. That reading ends with the call."""
+    try:
+        yield messages
+    finally:
+        with suppress(RuntimeError):
+            await messages.aclose()
 
 
 def _iterator(requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:

@@ -69,9 +69,12 @@ class Pacer:
 
     def take(self, now: float, per_second: float) -> bool:
         """Takes a token, of which ``per_second`` come in; returns whether there was one."""
-        interval = 1 / per_second
-        full_at = max(self._full_at, now) + interval
-        if full_at - now > max(1.0, interval) * (1 + 1e-9):
+        if self.empty_s(now, per_second) > 1e-9:
             return False
-        self._full_at = full_at
+        self._full_at = max(self._full_at, now) + 1 / per_second
         return True
+
+    def empty_s(self, now: float, per_second: float) -> float:
+        """Returns in how many seconds there is a token; 0 if there is one."""
+        interval = 1 / per_second
+        return max(0.0, self._full_at + interval - max(1.0, interval) - now)

@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceServicer
@@ -40,18 +40,20 @@ class ImageSearchServicer(QueryMethods, CollectionMethods, ImageSearchServiceSer
 
     async def AddImages(
         self, request_iterator: AsyncIterator[pb.AddImagesRequest], context: Context
-    ) -> AsyncIterator[pb.AddImagesResponse]:
+    ) -> AsyncGenerator[pb.AddImagesResponse]:
         outcomes: Counter[str] = Counter()
         try:
-            async for response in map_unordered(
+            results = map_unordered(
                 self._add_item,
                 request_iterator,
                 limit=self._options.max_in_flight_per_stream,
                 memory=self._options.memory,
                 size_of=_content_bytes,
-            ):
-                outcomes[_outcome(response)] += 1
-                yield response
+            )
+            async with aclosing(results) as responses:
+                async for response in responses:
+                    outcomes[_outcome(response)] += 1
+                    yield response
         finally:
             counts = " ".join(f"{outcome}={count}" for outcome, count in outcomes.most_common())
             logger.info("added items=%d %s", outcomes.total(), counts)

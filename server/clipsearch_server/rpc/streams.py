@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ async def map_unordered(
     limit: int,
     memory: Budget,
     size_of: Callable[[Item], int],
-) -> AsyncIterator[Result]:
+) -> AsyncGenerator[Result]:
     """Yields ``function(item)`` for each item, in the order in which they finish.
 
     At most ``limit`` items are read and not yet yielded, and each takes its ``size_of`` from

@@ -130,6 +130,27 @@ def test_a_caller_makes_no_more_calls_a_second_than_its_quota() -> None:
         assert caught.value.metadata == {"quota": "calls_per_second"}
 
 
+@pytest.mark.parametrize("per_second", [0.01, 0.5, 5])
+def test_who_comes_again_as_told_is_let_in(per_second: float) -> None:
+    clock = Clock()
+    doorman = admission(clock)
+    paced = caller("paced", Quota(calls_per_second=per_second))
+
+    def call() -> None:
+        with doorman.admit(Work.QUERY, paced):
+            pass
+
+    def call_until_refused() -> None:
+        while True:
+            call()
+
+    for _ in range(3):
+        with pytest.raises(QuotaExceeded) as caught:
+            call_until_refused()
+        clock.now += caught.value.retry_after_s
+        call()
+
+
 def test_a_quota_that_changes_holds_from_then_on() -> None:
     clock = Clock()
     doorman = admission(clock)

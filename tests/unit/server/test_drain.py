@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from unittest.mock import create_autospec
 
 import grpc
 import pytest
@@ -33,22 +34,17 @@ from samples import png
 
 @asynccontextmanager
 async def serving(
-    catalog: Catalog, memory: Budget, draining: DrainInterceptor
+    catalog: Catalog, memory: Budget, draining: DrainInterceptor, *, stream_idle_s: float = 60
 ) -> AsyncIterator[tuple[ImageSearchServiceStub, grpc.aio.Server]]:
     guard = CallInterceptor(
         authenticate=let_anybody_in,
         admission=Admission(dict.fromkeys(Work, 8)),
         default_deadline_s=60,
-    )
-    options = ServiceOptions(
-        default_limit=2,
-        near_duplicate_similarity=0.97,
-        max_in_flight_per_stream=4,
-        memory=memory,
-        info=pb.GetServerInfoResponse(),
+        stream_idle_s=stream_idle_s,
     )
     server = grpc.aio.server(interceptors=[guard, draining])
-    add_ImageSearchServiceServicer_to_server(ImageSearchServicer(catalog, options), server)
+    servicer = ImageSearchServicer(catalog, service_options(memory))
+    add_ImageSearchServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -56,6 +52,16 @@ async def serving(
             yield ImageSearchServiceStub(channel), server
     finally:
         await server.stop(0)
+
+
+def service_options(memory: Budget) -> ServiceOptions:
+    return ServiceOptions(
+        default_limit=2,
+        near_duplicate_similarity=0.97,
+        max_in_flight_per_stream=4,
+        memory=memory,
+        info=pb.GetServerInfoResponse(),
+    )
 
 
 def item(number: int) -> pb.AddImagesRequest:
@@ -125,6 +131,51 @@ async def test_row_44_streams_that_bring_nothing_end_at_once_and_others_do_not(
         assert await busy.code() is grpc.StatusCode.OK
         await stopping
         ending.cancel()
+
+
+@pytest.mark.parametrize("method", ["AddImages", "ImportImages"])
+async def test_row_44_a_stream_that_waits_for_its_first_message_is_told_of_the_end(
+    catalog: Catalog, memory: Budget, method: str
+) -> None:
+    draining = DrainInterceptor()
+    async with serving(catalog, memory, draining) as (service, _):
+        stream = getattr(service, method)()
+        ending = asyncio.create_task(draining.end_idle_streams())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stream.read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert reason(caught.value) == "SERVER_STOPPING"
+        ending.cancel()
+
+
+@pytest.mark.parametrize("method", ["AddImages", "ImportImages"])
+async def test_a_stream_that_waits_for_its_first_message_too_long_is_told_so(
+    catalog: Catalog, memory: Budget, method: str
+) -> None:
+    async with serving(catalog, memory, DrainInterceptor(), stream_idle_s=0.1) as (service, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await getattr(service, method)().read()
+        assert reason(caught.value) == "DEADLINE_EXCEEDED"
+
+
+async def test_an_add_stream_that_is_closed_reads_no_further(
+    catalog: Catalog, memory: Budget
+) -> None:
+    is_closed = False
+
+    async def requests() -> AsyncIterator[pb.AddImagesRequest]:
+        nonlocal is_closed
+        try:
+            yield item(0)
+            await asyncio.Event().wait()
+        finally:
+            is_closed = True
+
+    servicer = ImageSearchServicer(catalog, service_options(memory))
+    context = create_autospec(grpc.aio.ServicerContext)
+    async with aclosing(servicer.AddImages(requests(), context)) as responses:
+        assert (await anext(responses)).item_id == "0"
+    assert is_closed
 
 
 async def test_row_44_idle_reflection_does_not_hold_up_the_end() -> None:

@@ -270,6 +270,16 @@ async def test_a_stream_in_which_nothing_moves_gives_its_place_back(
         assert "no message came or went for 0.1 s" in (caught.value.details() or "")
 
 
+async def test_an_export_whose_request_does_not_come_is_told_so(
+    impatient_channel: grpc.aio.Channel,
+) -> None:
+    # gRPC's stubs send the message with the call, so this one says that it is a stream.
+    call = impatient_channel.stream_stream("/clipsearch.v1.ImageSearchService/ExportImages")()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 async def test_a_deadline_ends_the_call_and_its_work(service: Stub, encoder: FakeEncoder) -> None:
     encoder.gate.clear()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
