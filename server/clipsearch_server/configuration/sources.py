@@ -146,9 +146,7 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin], config: str 
     # What stands in the wrong place is not shown: there may be a secret in it.
     if setting is None:
         return f"{source}: expected a table, [{name}]"
-    if isinstance(problem["input"], dict) or (
-        isinstance(problem["input"], list) and not setting.is_list
-    ):
+    if isinstance(problem["input"], dict if setting.is_list else dict | list):
         return f"{source}: expected a value, not a table or several"
     shown = "***" if setting.is_secret else repr(problem["input"])
     return f"{source}={shown}: {problem['msg'].removeprefix('Value error, ')}"

@@ -111,20 +111,13 @@ def written(name: str) -> str:
 @pytest.mark.parametrize(
     ("before", "after", "left"),
     [
-        (
-            "# The file's.\n\n# Old.\n",
-            "\n# New.\n{new}",
-            "# The file's.\n\n# Old.\n\n# New.\n{new}",
-        ),
-        (
-            "# Old.\n",
-            "# Of the new, #2.\n\n  # [1]\n{new}",
-            "# Old.\n# Of the new, #2.\n\n  # [1]\n{new}",
-        ),
+        ("# All.\n\n# Old.\n", "\n# New.\n{new}", "# All.\n\n# Old.\n\n# New.\n{new}"),
+        ("# Old.\n", "# A # b.\n\n  # [1]\n{new}", "# Old.\n# A # b.\n\n  # [1]\n{new}"),
         ("{new}\n# Old.\n", "\n# The end.", "{new}\n# Old.\n\n# The end."),
         ("# Old.\n", "\n{new}", "# Old.\n{new}"),
         ("{new}\n", "", "{new}\n"),
     ],
+    ids=["at the top", "without a gap", "at the end", "none between", "none"],
 )
 def test_what_is_remarked_outside_of_a_revoked_key_stays(
     file: Path, before: str, after: str, left: str
