@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -42,10 +43,15 @@ class Attacker:
     ) -> None:
         self._socket.close()
 
-    def call(self, path: str, content_type: str) -> dict[str, str]:
+    def call(
+        self,
+        path: str,
+        content_type: str = "application/grpc",
+        metadata: Sequence[tuple[str, bytes]] = (),
+    ) -> dict[str, str]:
         """Makes a call with an empty message, and returns the headers and trailers of the answer:
         empty if the server ended it without one."""
-        stream = self._open(path, content_type)
+        stream = self._open(path, content_type, metadata)
         self._http2.send_data(stream, bytes(5), end_stream=True)
         self._send()
         headers: dict[str, str] = {}
@@ -89,9 +95,11 @@ class Attacker:
         while not self.is_closed and not self._answer(received, last):
             received += self._read(wait=True)
 
-    def _open(self, path: str, content_type: str) -> int:
+    def _open(self, path: str, content_type: str, metadata: Sequence[tuple[str, bytes]]) -> int:
         stream, self._next_stream = self._next_stream, self._next_stream + 2
-        self._http2.send_headers(stream, _headers(path, content_type))
+        headers = [(name.encode(), value.encode()) for name, value in _headers(path, content_type)]
+        headers += ((name.encode(), value) for name, value in metadata)
+        self._http2.send_headers(stream, headers)
         return stream
 
     def _send(self) -> None:

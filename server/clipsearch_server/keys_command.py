@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "--calls-per-second", type=_rate, metavar="X", help="calls in the long run, of the name"
     )
     revoke.add_argument("name", metavar="NAME")
-    revoke.add_argument("--id", type=_id_text, help="of the one key, as `keys list` shows it")
+    revoke.add_argument("--id", type=_hash_prefix, help="of the one key, as `keys list` shows it")
     for action in (new, listing, revoke):
         action.add_argument(
             "--file", type=Path, required=True, help="the file of keys: auth.keys_file"
@@ -121,10 +121,10 @@ def _name(text: str) -> str:
     return text
 
 
-def _id_text(text: str) -> str:
+def _hash_prefix(text: str) -> str:
     # Not empty, which would be all of the name's: `--id "$OLD"` where OLD is not set.
     if not re.fullmatch(r"[0-9a-f]{1,64}", text):
-        raise argparse.ArgumentTypeError("expected the id of a key")
+        raise argparse.ArgumentTypeError("expected an id, as `keys list` shows it")
     return text
 
 

@@ -46,14 +46,14 @@ def set_up(level: str, log_format: LogFormat, *, worker: int | None = None) -> N
     handler = _Handler(sys.stderr)
     handler.setFormatter((JsonFormatter if log_format == "json" else TextFormatter)(worker))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_says_nothing_of_strangers)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_says_no_metadata)
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
 
 
-def _says_nothing_of_strangers(record: logging.LogRecord) -> bool:
-    """Drops what gRPC says, with its stack and in full, of metadata that are no UTF-8: whoever
+def _says_no_metadata(record: logging.LogRecord) -> bool:
+    """Drops what gRPC logs, in full and with a stack trace, of metadata that are no UTF-8: whoever
     connects may send some, and a key may be among them."""
     return not str(record.msg).startswith("Invalid encoding on")
 

@@ -12,14 +12,28 @@ import grpc
 import pytest
 import pytest_asyncio
 from blockbuster import BlockBuster
-from opentelemetry import trace
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import (
+    CarrierT,
+    Getter,
+    Setter,
+    TextMapPropagator,
+    default_getter,
+    default_setter,
+)
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import format_trace_id
 
-from clipsearch import AsyncSearchClient
+from clipsearch import AsyncSearchClient, SearchClient
+from clipsearch.v1 import image_search_pb2 as pb
+from clipsearch.v1.image_search_pb2_grpc import (
+    ImageSearchServiceServicer,
+    add_ImageSearchServiceServicer_to_server,
+)
 from clipsearch_server import tracing
 from clipsearch_server.errors import StartupError, StorageFull
 from clipsearch_server.testing import ServerProcess
@@ -121,6 +135,59 @@ async def test_a_trace_crosses_from_the_client_through_the_server_to_triton(
     assert TEXT.encode() not in collected.raw
     assert f'"trace_id": "{traced}"' in server.log
     assert "private" not in server.log
+
+
+class Propagator(TextMapPropagator):
+    """Writes a header as AWS's does."""
+
+    fields = frozenset({"X-Amzn-Trace-Id"})
+
+    def inject(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        setter: Setter[CarrierT] = default_setter,
+    ) -> None:
+        setter.set(carrier, "X-Amzn-Trace-Id", "Root=1-a")
+
+    def extract(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        getter: Getter[CarrierT] = default_getter,
+    ) -> Context:
+        return Context()
+
+
+@pytest.fixture
+def capitals() -> Iterator[None]:
+    former = propagate.get_global_textmap()
+    propagate.set_global_textmap(Propagator())
+    yield
+    propagate.set_global_textmap(former)
+
+
+@pytest.mark.usefixtures("capitals")
+async def test_a_header_in_capitals_breaks_no_call_of_the_client() -> None:
+    seen: list[Any] = []
+
+    class Service(ImageSearchServiceServicer):
+        async def GetServerInfo(self, request: Any, context: Any) -> pb.GetServerInfoResponse:
+            seen.append(dict(context.invocation_metadata()).get("x-amzn-trace-id"))
+            return pb.GetServerInfoResponse()
+
+    server = grpc.aio.server()
+    add_ImageSearchServiceServicer_to_server(Service(), server)
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        async with AsyncSearchClient(target) as client:
+            await client.server_info()
+        with SearchClient(target) as sync_client:
+            await asyncio.to_thread(sync_client.server_info)
+    finally:
+        await server.stop(0)
+    assert seen == ["Root=1-a", "Root=1-a"]
 
 
 SAMPLED, UNSAMPLED = f"00-{'a' * 32}-{'1' * 16}-01", f"00-{'b' * 32}-{'2' * 16}-00"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
 import ssl
 import time
@@ -115,6 +116,24 @@ def test_row_46_another_content_type_harms_nobody(server: ServerProcess, content
         answer = attacker.call(_METHOD, content_type)
     # gRPC's core serves it all the same; were it to refuse it one day, it would say so.
     assert answer[":status"] in {"200", "415"}
+
+
+def test_row_46_metadata_that_is_no_utf8_is_kept_out_of_the_log(server: ServerProcess) -> None:
+    before = len(server.log)
+    with (
+        SearchClient(server.address) as client,
+        nobody_else_notices(client),
+        Attacker(server.address) as attacker,
+    ):
+        value = b"Bearer \xff\xfehush-hush"
+        names = ("authorization", "x-request-id", "traceparent")
+        answer = attacker.call(_METHOD, metadata=[(name, value) for name in names])
+    assert answer["grpc-status"] == "0"
+    assert re.fullmatch(r"[0-9a-f]{16}", answer["x-request-id"])
+    said = server.log[before:]
+    assert f"request_id={answer['x-request-id']}" in said
+    for word in ("hush", "Invalid encoding", "Traceback"):
+        assert word not in said
 
 
 def test_row_46_what_is_no_http2_is_hung_up_on(server: ServerProcess) -> None:

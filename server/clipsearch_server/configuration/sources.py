@@ -143,7 +143,10 @@ def _explain(error: ValidationError, origins: Mapping[str, Origin], config: str 
         return problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return f"{source}: {no_such_setting(name, str)}"
-    if setting is None:  # nor is what stands there shown: there may be secrets in it
-        return f"{source}: expected a table, [{name}], of settings"
+    # What stands in the wrong place is not shown: there may be a secret in it.
+    if setting is None:
+        return f"{source}: expected a table, [{name}]"
+    if isinstance(problem["input"], dict if setting.is_list else dict | list):
+        return f"{source}: expected a value, not a table or several"
     shown = "***" if setting.is_secret else repr(problem["input"])
     return f"{source}={shown}: {problem['msg'].removeprefix('Value error, ')}"

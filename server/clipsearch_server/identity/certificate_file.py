@@ -39,16 +39,16 @@ def read_certificate(cert_file: Path, key_file: Path, client_ca_file: Path | Non
         ) from error
     if not is_its_key:
         raise StartupError(f"{key_file}: is not the key of the certificate in {cert_file}")
-    if not _has_signatures_of_all_clients(certificate):
+    if not _is_verified_by_clients(certificate):
         raise StartupError(
-            f"{cert_file}: gRPC's clients know no signature of this kind of key; use RSA, or ECDSA "
-            "on P-256 or P-384"
+            f"{cert_file}: its key is of a kind whose signatures gRPC's clients do not verify; use "
+            "RSA, or ECDSA on P-256 or P-384"
         )
     authority = None
     if client_ca_file is not None:
         authority = _read(client_ca_file, "tls.client_ca_file")
         _parse_certificates(authority, client_ca_file, "tls.client_ca_file")
-    # Last: who reads again because of an error above must not be told of this each time.
+    # Last, so that a version that fails above, and is read again and again, does not repeat it.
     if _is_readable_by_all(key_file):
         logger.warning("%s: every user of this machine can read the private key", key_file)
     return Certificate(
@@ -57,8 +57,9 @@ def read_certificate(cert_file: Path, key_file: Path, client_ca_file: Path | Non
     )
 
 
-def _has_signatures_of_all_clients(certificate: x509.Certificate) -> bool:
-    """Whether BoringSSL, which is gRPC's TLS, verifies what such a key signs: not by Ed25519."""
+def _is_verified_by_clients(certificate: x509.Certificate) -> bool:
+    """Whether gRPC's clients verify what the certificate's key signs: their TLS is BoringSSL, which
+    by default offers neither Ed25519 nor P-521."""
     key = certificate.public_key()
     return isinstance(key, RSAPublicKey) or (
         isinstance(key, EllipticCurvePublicKey) and key.curve.name in {"secp256r1", "secp384r1"}

@@ -41,9 +41,7 @@ def revoke_keys(file: Path, name: str, hash_prefix: str = "") -> list[KeyEntry]:
         revoked.extend(key for key in parse(text, file).keys if is_meant(key))
         if not revoked:
             raise StartupError(f"{file}: has no such key; `clipsearch-server keys list` shows them")
-        return "".join(
-            _remarks_after(block) if _holds(block, revoked) else block for block in _blocks(text)
-        )
+        return "".join(block for block in _blocks(text) if not _holds(block, revoked))
 
     _edit(file, remove, lambda keys: tuple(key for key in keys if not is_meant(key)))
     return revoked
@@ -101,15 +99,9 @@ def _replace(file: Path, text: str) -> None:
 
 
 def _blocks(text: str) -> list[str]:
-    """Cuts the text before each line that begins a table."""
-    return re.split(r"^(?=[ \t]*\[)", text, flags=re.MULTILINE)
-
-
-def _remarks_after(block: str) -> str:
-    """The comments that end a block, which are about the table that follows it."""
-    found = re.search(r"(?:^[ \t]*#.*\n|^[ \t]*\n)*\Z", block, flags=re.MULTILINE)
-    assert found is not None  # it may be empty
-    return found[0].lstrip("\n") if "#" in found[0] else ""
+    """Cuts the text before each line that begins a table, and before comments above one or at the
+    end: they are not of the table before them."""
+    return re.split(r"^(?=[ \t]*\[|(?:\s*#.*$)+\s*(?:\[|\Z))", text, flags=re.MULTILINE)
 
 
 def _holds(block: str, keys: list[KeyEntry]) -> bool:

@@ -136,7 +136,7 @@ def test_an_error_names_the_source_and_the_value(
     [
         ("[fetch]\ntimeout = 3\n", "fetch.timeout: there is no such setting; did you mean fetch."),
         ("max_in_flight = 3\n", "max_in_flight: there is no such setting any more; set admission."),
-        ("fetch = 3\n", "fetch=3"),
+        ("fetch = 3\n", "fetch: expected a table, [fetch]"),
         ("not toml", "is not TOML"),
     ],
 )
@@ -181,7 +181,7 @@ def test_a_secret_is_never_shown(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for argv, environ, source in (
         (["--qdrant-api-key", "hush\n"], {}, "--qdrant-api-key=***"),
         ([], {"CLIPSEARCH_QDRANT_API_KEY": "hush hush"}, "CLIPSEARCH_QDRANT_API_KEY=***"),
-        (["--config", str(file)], {}, "qdrant.api_key=***"),
+        (["--config", str(file)], {}, "qdrant.api_key: expected a value"),
     ):
         with pytest.raises(StartupError) as caught:
             load_settings(argv, environ)
@@ -192,6 +192,28 @@ def test_a_secret_is_never_shown(tmp_path: Path, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert "--qdrant-api-key KEY" in shown
     assert "hush" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[[qdrant]]\napi_key = "hush-hush"\n', "qdrant: expected a table, [qdrant]"),
+        ('qdrant = "hush-hush"\n', "qdrant: expected a table, [qdrant]"),
+        ('[qdrant.url]\napi_key = "hush-hush"\n', "qdrant.url: expected a value"),
+        ('[[collection]]\napi_key = "hush-hush"\n', "collection: expected a value"),
+        ('fetch.ports = [{ api_key = "hush-hush" }]\n', "fetch.ports: expected a value"),
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_not_shown_either(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    file = tmp_path / "clipsearch.toml"
+    file.write_text(text)
+    for environ in ({}, {"CLIPSEARCH_QDRANT_API_KEY": "hush-hush"}):
+        with pytest.raises(StartupError) as caught:
+            load_settings(["--config", str(file)], environ)
+        assert expected in caught.value.message
+        assert "hush" not in caught.value.message
 
 
 @pytest.mark.parametrize("flag", ["--qdrant-url", "--tracing-endpoint"])

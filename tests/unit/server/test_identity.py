@@ -8,12 +8,17 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from prometheus_client import REGISTRY
 
@@ -41,6 +46,8 @@ from clipsearch_server.rpc.methods import Work
 from clipsearch_server.settings import Settings
 
 KEY = f"cs_{'k' * 43}"
+LOOPBACK = IPv4Address("127.0.0.1")
+PrivateKey: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | Ed25519PrivateKey
 
 
 class Service(ImageSearchServiceServicer):
@@ -304,6 +311,50 @@ def test_a_key_of_an_unknown_kind_is_named(files: Files) -> None:
         read_certificate(files.server, odd, None)
 
 
+def self_signed(private_key: PrivateKey) -> bytes:
+    """A certificate of this key for 127.0.0.1, and the key."""
+    algorithm = None if isinstance(private_key, Ed25519PrivateKey) else hashes.SHA256()
+    name = x509.Name([])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, private_key.public_key(), 1, now, now + timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(LOOPBACK)]), critical=True)
+        .sign(private_key, algorithm)
+    )
+    pem = serialization.Encoding.PEM
+    pkcs8, open_to_all = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    return certificate.public_bytes(pem) + private_key.private_bytes(pem, pkcs8, open_to_all)
+
+
+@pytest.mark.parametrize(
+    ("new_key", "is_verified"),
+    [
+        (lambda: rsa.generate_private_key(65_537, 2048), True),
+        (lambda: ec.generate_private_key(ec.SECP256R1()), True),
+        (lambda: ec.generate_private_key(ec.SECP384R1()), True),
+        (lambda: ec.generate_private_key(ec.SECP521R1()), False),
+        (lambda: ec.generate_private_key(ec.SECP256K1()), False),
+        (Ed25519PrivateKey.generate, False),
+    ],
+    ids=["RSA", "P-256", "P-384", "P-521", "secp256k1", "Ed25519"],
+)
+async def test_a_key_that_no_client_can_verify_is_refused_at_the_start(
+    files: Files, new_key: Callable[[], PrivateKey], is_verified: bool
+) -> None:
+    both = files.write("both.pem", self_signed(new_key()))
+    if not is_verified:
+        with pytest.raises(
+            StartupError, match=r"both\.pem: .*; use RSA, or ECDSA on P-256 or P-384"
+        ):
+            await asyncio.to_thread(read_certificate, both, both, None)
+        return
+    async with (
+        serving(settings_of(tls={"cert_file": both, "key_file": both})) as address,
+        AsyncSearchClient(address, ca_file=both) as client,
+    ):
+        assert (await client.server_info()).version == "1.2.3"
+
+
 def test_whatever_a_new_version_fails_with_the_next_one_is_read(
     files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -355,8 +406,24 @@ def test_a_private_key_for_everybody_is_warned_of(
     read_certificate(files.server, files.server, None)
     assert caplog.text == ""
     files.server.chmod(0o644)
-    read_certificate(files.server, files.server, None)
-    assert "every user of this machine can read the private key" in caplog.text
+    warning = f"{files.server}: every user of this machine can read the private key"
+    followed = Reloaded(
+        "certificate",
+        [files.server, files.ca],
+        lambda: read_certificate(files.server, files.server, files.ca),
+    )
+    assert caplog.messages == [warning]
+    caplog.clear()
+    authority = files.ca.read_bytes()
+    files.write("ca.pem", "rubbish")
+    for _ in range(3):
+        followed.check()
+    assert warning not in caplog.messages
+    assert len(caplog.messages) == 1
+    files.write("ca.pem", authority)
+    for _ in range(3):
+        followed.check()
+    assert caplog.messages.count(warning) == 1  # once per version
 
 
 @pytest.mark.parametrize(
@@ -406,7 +473,9 @@ def test_row_29_a_key_is_good_until_it_expires_and_refusals_are_summed_up(
     assert authenticate(FakeContext(f"Bearer {KEY}")) is caller
     now += timedelta(hours=1)
     messages = set()
-    for value in (f"Bearer {KEY}", "Bearer", "Bearer \N{BLACK STAR}", f"bearer {KEY}x"):
+    # gRPC takes what is no UTF-8 for Latin-1.
+    odd = ("Bearer", "Bearer \N{BLACK STAR}", f"Bearer {KEY}\xff\xfe", f"bearer {KEY}x")
+    for value in (f"Bearer {KEY}", *odd):
         with pytest.raises(Unauthenticated) as caught:
             authenticate(FakeContext(value))
         messages.add(caught.value.message)
@@ -417,6 +486,6 @@ def test_row_29_a_key_is_good_until_it_expires_and_refusals_are_summed_up(
     assert not authenticate.log_refused()
     (record,) = caplog.records
     assert record.getMessage() == (
-        "refused calls of strangers: 3 with an unknown key, 1 with an expired key of web, "
+        "refused calls of strangers: 4 with an unknown key, 1 with an expired key of web, "
         "1 without a key"
     )

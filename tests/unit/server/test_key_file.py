@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +90,44 @@ def test_keys_are_listed_and_revoked_by_name_or_one_by_one(
     assert caller == Caller("indexer", frozenset({Scope.READ, Scope.WRITE}), Quota(4))
     with pytest.raises(StartupError, match="has no such key"):
         keys("revoke", "web", file=file)
+
+
+def test_an_id_that_is_empty_is_not_every_key_of_the_name(file: Path) -> None:
+    file.write_text(WRITTEN_BY_HAND)
+    with pytest.raises(SystemExit) as caught:
+        keys("revoke", "web", "--id", "", file=file)
+    assert caught.value.code == 2
+    assert file.read_text() == WRITTEN_BY_HAND
+
+
+def written(name: str) -> str:
+    """A table of a key, with remarks in it."""
+    return (
+        f'[[keys]]  # of {name}\nname = "{name}"\n  # reads\nscopes = [\n  # only\n  "read",\n]\n'
+        f'\nsha256 = "{hash_of(name)}"\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "left"),
+    [
+        ("# All.\n\n# Old.\n", "\n# New.\n{new}", "# All.\n\n# Old.\n\n# New.\n{new}"),
+        ("# Old.\n", "# A # b.\n\n  # [1]\n{new}", "# Old.\n# A # b.\n\n  # [1]\n{new}"),
+        ("{new}\n# Old.\n", "\n# The end.", "{new}\n# Old.\n\n# The end."),
+        ("# Old.\n", "\n{new}", "# Old.\n{new}"),
+        ("{new}\n", "", "{new}\n"),
+    ],
+    ids=["at the top", "without a gap", "at the end", "none between", "none"],
+)
+def test_what_is_remarked_outside_of_a_revoked_key_stays(
+    file: Path, before: str, after: str, left: str
+) -> None:
+    before, after, left = (it.format(new=written("new")) for it in (before, after, left))
+    file.write_text(before + written("old") + after)
+    (new,) = (it for it in parse(file.read_text(), file).keys if it.name == "new")
+    revoke_keys(file, "old")
+    assert file.read_text() == left
+    assert parse(left, file).keys == (new,)
 
 
 ENTRIES = st.builds(
@@ -190,11 +230,32 @@ def test_one_key_for_two_callers_is_a_mistake(file: Path) -> None:
 def test_a_file_that_cannot_be_read_or_written_is_named(file: Path, tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="No such file"):
         keys("list", file=file)
-    with pytest.raises(StartupError, match="cannot be written"):
+    with pytest.raises(StartupError, match=r"cannot be written: No such file or directory$"):
         keys("new", "web", "--scopes", "read", file=tmp_path / "nowhere" / "keys.toml")
     file.write_bytes(b"\xff")
     with pytest.raises(StartupError, match="UTF-8"):
         keys("list", file=file)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (errno.ENOSPC, "No space left on device"),
+        (errno.EPERM, "Operation not permitted; its owner or root can"),
+    ],
+)
+def test_another_user_is_told_to_write_only_if_one_could(
+    file: Path, monkeypatch: pytest.MonkeyPatch, code: int, expected: str
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    file.write_text(WRITTEN_BY_HAND)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StartupError, match=f"cannot be written: {expected}$"):
+        keys("revoke", "web", file=file)
+    assert file.read_text() == WRITTEN_BY_HAND
+    assert list(file.parent.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(
