@@ -34,7 +34,7 @@ HANDLING_SECONDS = Histogram(
 IN_FLIGHT = Gauge("clipsearch_in_flight", "Calls under way", ("work",), multiprocess_mode="livesum")
 REFUSED = Counter(
     "clipsearch_refused_total",
-    "Calls turned away before their work began: no room, no quota, no key, no right",
+    "Calls turned away: no room, here or in what they need, no quota, no key, no right",
     ("work", "reason"),
 )
 CALLER_CALLS = Counter(

@@ -89,7 +89,7 @@ class _CollectionImages(Collector):
         counting = asyncio.run_coroutine_threadsafe(self._count(), self._loop)
         try:
             counts = counting.result(2 * _COUNT_S)
-        except TimeoutError:  # the loop itself is stuck, which the other metrics are to show
+        except TimeoutError:  # the loop is stuck: its lag, measured no more, is what tells
             counting.cancel()
             counts = {}
         except CancelledError:  # the server stops

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import signal
 import urllib.request
 from collections.abc import AsyncIterator
@@ -128,8 +129,8 @@ def answered_queries(server: ServerProcess) -> int:
     return int(sum(map(float, counts)))
 
 
-def metric_folders(folder: Path) -> list[Path]:
-    return list(folder.glob("clipsearch-metrics-*"))
+def metrics_folder(worker: psutil.Process) -> Path:
+    return Path(worker.environ()["PROMETHEUS_MULTIPROC_DIR"])
 
 
 async def health(server: ServerProcess) -> int:
@@ -190,9 +191,11 @@ async def test_every_worker_answers_and_one_that_is_killed_is_replaced(
         assert len(replaced) == WORKERS
         assert workers[0] not in replaced
 
+        folder = await asyncio.to_thread(metrics_folder, replaced[0])
         await asyncio.to_thread(server.kill)  # which leaves nobody behind
         _, alive = await asyncio.to_thread(psutil.wait_procs, replaced, WAIT_S)
         assert not alive
+        await asyncio.to_thread(shutil.rmtree, folder)
 
 
 async def test_workers_drain_however_many_are_told_to_stop(neighbours: Neighbours) -> None:
@@ -221,12 +224,10 @@ async def test_workers_drain_however_many_are_told_to_stop(neighbours: Neighbour
 
 
 async def test_a_second_signal_ends_every_worker_at_once(
-    neighbours: Neighbours, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    neighbours: Neighbours,
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
     options = ("--grace-s", "300", "--metrics-address", "127.0.0.1:0")
     async with running(neighbours, *options) as server:
-        assert await asyncio.to_thread(metric_folders, tmp_path)
         neighbours.triton.infer = neighbours.triton.never
         async with connected(server) as channels:
             calls = [query(channel) for channel in channels]
@@ -234,10 +235,12 @@ async def test_a_second_signal_ends_every_worker_at_once(
                 await neighbours.triton.arrived.acquire()
             watches = await asyncio.gather(*map(watching, channels))
             workers = await asyncio.to_thread(workers_of, server)
+            folder = await asyncio.to_thread(metrics_folder, workers[0])
+            assert await asyncio.to_thread(folder.exists)
             server.process.send_signal(signal.SIGTERM)
             await asyncio.gather(*map(draining, watches))
             assert await asyncio.to_thread(server.stop) == 128 + signal.SIGTERM
-            assert not await asyncio.to_thread(metric_folders, tmp_path)
+            assert not await asyncio.to_thread(folder.exists)
             _, alive = await asyncio.to_thread(psutil.wait_procs, workers, WAIT_S)
             assert not alive
             failed = await asyncio.gather(*calls, return_exceptions=True)

@@ -38,11 +38,15 @@ _CODE_NAMES = {
 }
 
 _OK = int(code_pb2.OK)
-# Of a call whose work has not begun, these say that it never will.
+# The reasons for which a call is turned away, at the door or by what is full further in.
 _REFUSALS = {
-    code_pb2.UNAUTHENTICATED,
-    code_pb2.PERMISSION_DENIED,
-    code_pb2.RESOURCE_EXHAUSTED,
+    kind.reason
+    for kind in (
+        errors.Overloaded,
+        errors.QuotaExceeded,
+        errors.Unauthenticated,
+        errors.PermissionDenied,
+    )
 }
 
 
@@ -94,13 +98,8 @@ def begin_at_zero() -> None:
     for reason in (errors.ClipsearchError.reason, errors.ModelOutputInvalid.reason):
         metrics.INTERNAL_ERRORS.labels(reason)
     for work in Work:
-        for error in (
-            errors.Overloaded,
-            errors.QuotaExceeded,
-            errors.Unauthenticated,
-            errors.PermissionDenied,
-        ):
-            metrics.REFUSED.labels(work, error.reason)
+        for refusal in _REFUSALS:
+            metrics.REFUSED.labels(work, refusal)
 
 
 class CallRecord:
@@ -115,7 +114,6 @@ class CallRecord:
         self._peer = context.peer()
         self._code = _OK
         self._reason = ""
-        self._is_admitted = False
         self._has_line = True
         metadata = context.invocation_metadata() or ()
         self._request_id = _request_id(metadata)
@@ -132,7 +130,6 @@ class CallRecord:
 
     def admitted(self) -> AbstractContextManager[None]:
         """The call's work begins, and is under way for as long as the block lasts."""
-        self._is_admitted = True
         return self._counts.in_flight.track_inprogress()
 
     def cancelled(self) -> None:
@@ -144,7 +141,7 @@ class CallRecord:
         the log if others sum it up."""
         self._has_line = line
         self._code, self._reason = status.code, reason_of(status)
-        if not self._is_admitted and status.code in _REFUSALS:
+        if self._reason in _REFUSALS:
             metrics.REFUSED.labels(self._counts.work, self._reason).inc()
 
     def end(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from contextvars import Context
 
 from clipsearch_server.callers import Caller
 
@@ -23,7 +24,8 @@ class Refusals:
     def note(self, method: str, reason: str, caller: Caller) -> None:
         """Counts one. The log says how many there were, once a second."""
         if not self._counts:
-            asyncio.get_running_loop().call_later(_LOG_EVERY_S, self.log)
+            # Without the call's context: the line is about many, and bears the id of none.
+            asyncio.get_running_loop().call_later(_LOG_EVERY_S, self.log, context=Context())
         self._counts[method, reason, caller.name] += 1
 
     def log(self) -> None:

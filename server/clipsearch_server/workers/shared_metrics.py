@@ -8,6 +8,7 @@ import glob
 import logging
 import os
 import shutil
+import struct
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from tempfile import mkdtemp
@@ -25,6 +26,9 @@ _log = logging.getLogger(__name__)
 
 # Of these a process that ended leaves what it counted. The first word of a file's name is its type.
 _LASTING = ("counter", "histogram", "summary")
+
+# The files are mapped: on a disk that is full, who wrote to one would die of SIGBUS.
+_MEMORY = "/dev/shm"
 
 
 class SharedMetrics(Collector):
@@ -45,19 +49,27 @@ class SharedMetrics(Collector):
 
     async def forget(self, worker: int) -> None:
         """Leaves out what a process that ended says of the present. What it counted stays, in one
-        file for all that ended."""
-        if self._folder:
+        file for all that ended; if it cannot be read, it is lost."""
+        if not self._folder:
+            return
+        try:
             await asyncio.to_thread(self._forget, worker)
+        # Of a file that is not whole, as its process was killed while making it: struct.error,
+        # RuntimeError, or ValueError for what is no JSON or UTF-8; of the system, OSError, or
+        # RuntimeError if there is no thread to be had. The workers that serve go on.
+        except (struct.error, RuntimeError, ValueError, OSError) as error:
+            _log.error("counts of worker pid=%d are lost: %r", worker, error)
 
     def _forget(self, worker: int) -> None:
         with self._changing:
-            for kind in _LASTING:
-                of_worker = os.path.join(self._folder, f"{kind}_{worker}.db")
-                of_ended = os.path.join(self._folder, f"{kind}_ended.db")
-                if os.path.exists(of_worker):
-                    _add(of_worker, of_ended)
-                    os.remove(of_worker)
-            multiprocess.mark_process_dead(worker, self._folder)  # type: ignore[no-untyped-call]
+            try:
+                for kind in _LASTING:
+                    of_worker = os.path.join(self._folder, f"{kind}_{worker}.db")
+                    if os.path.exists(of_worker):
+                        _add(of_worker, os.path.join(self._folder, f"{kind}_ended.db"))
+            finally:
+                for file in glob.glob(os.path.join(self._folder, f"*_{worker}.db")):
+                    os.remove(file)
 
 
 def _merged(files: Iterable[str], *, accumulate: bool) -> Iterable[Metric]:
@@ -83,6 +95,11 @@ def _add(one: str, total: str) -> None:
     sums.close()  # type: ignore[no-untyped-call]
 
 
+def _make_folder() -> str:
+    memory = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else None
+    return mkdtemp(prefix="clipsearch-metrics-", dir=memory)
+
+
 @asynccontextmanager
 async def serving_shared_metrics(address: str, stopping: Stopping) -> AsyncIterator[SharedMetrics]:
     """Serves the workers' metrics at host:port; none, if that is empty. Raises StartupError."""
@@ -90,7 +107,7 @@ async def serving_shared_metrics(address: str, stopping: Stopping) -> AsyncItera
         yield SharedMetrics()
         return
     # Made and deleted in a thread, with the files that are in it.
-    folder = await asyncio.to_thread(mkdtemp, prefix="clipsearch-metrics-")
+    folder = await asyncio.to_thread(_make_folder)
 
     def delete() -> None:
         shutil.rmtree(folder, ignore_errors=True)  # a worker may still write to it

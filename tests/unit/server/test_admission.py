@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import ExitStack
 from itertools import pairwise
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from clipsearch_server.callers import ANYBODY, Caller, Quota, Scope
 from clipsearch_server.errors import Overloaded, QuotaExceeded
+from clipsearch_server.log_lines import TextFormatter, request_id
+from clipsearch_server.rpc import refusals
 from clipsearch_server.rpc.admission import Admission
 from clipsearch_server.rpc.methods import Work
 from clipsearch_server.rpc.pacing import LATEST_S, SOONEST_S, Appointments, Pacer, Rate
@@ -191,14 +194,31 @@ def test_a_bucket_gives_all_that_comes_in(per_second: float) -> None:
 
 
 async def test_refusals_are_logged_together(caplog: pytest.LogCaptureFixture) -> None:
-    refusals = Refusals()
+    refused = Refusals()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            refusals.note("QueryText", "SERVER_OVERLOADED", ANYBODY)
-        refusals.note("AddImage", "QUOTA_EXCEEDED", caller("loader", Quota()))
-        refusals.log()
-        refusals.log()
+            refused.note("QueryText", "SERVER_OVERLOADED", ANYBODY)
+        refused.note("AddImage", "QUOTA_EXCEEDED", caller("loader", Quota()))
+        refused.log()
+        refused.log()
     assert [record.getMessage() for record in caplog.records] == [
         "refused calls=1 method=AddImage reason=QUOTA_EXCEEDED caller=loader",
         "refused calls=3 method=QueryText reason=SERVER_OVERLOADED",
     ]
+
+
+async def test_the_line_about_many_calls_bears_the_id_of_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(refusals, "_LOG_EVERY_S", 0)
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    class Written(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            told.set_result(TextFormatter().format(record))
+            return True
+
+    monkeypatch.setattr(refusals.logger, "handlers", [Written()])
+    request_id.set("of-the-first-call")
+    Refusals().note("QueryText", "SERVER_OVERLOADED", ANYBODY)
+    assert (await told).endswith("refused calls=1 method=QueryText reason=SERVER_OVERLOADED")

@@ -22,7 +22,12 @@ from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
 from clipsearch_server import metrics
 from clipsearch_server.catalog import Catalog
-from clipsearch_server.errors import IndexUnavailable, StartupError
+from clipsearch_server.errors import (
+    IndexUnavailable,
+    Overloaded,
+    StartupError,
+    StorageFull,
+)
 from clipsearch_server.metrics_endpoint import counting_images, measure_lag, serve_metrics
 from clipsearch_server.rpc.call_record import begin_at_zero
 from fakes import FakeEncoder
@@ -120,6 +125,26 @@ async def test_what_is_refused_and_what_is_under_way_can_be_seen(
     assert value("clipsearch_in_flight", work="query") == 0
     now = value("clipsearch_refused_total", work="query", reason="SERVER_OVERLOADED")
     assert now == refused + 1
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (Overloaded("too many texts and images are waiting for the encoder"), 1),
+        (MemoryError(), 1),
+        (StorageFull("the disk is full"), 0),
+        (IndexUnavailable("the index is away"), 0),
+    ],
+)
+async def test_a_call_that_finds_no_room_further_in_is_refused_as_one_at_the_door_is(
+    service: ImageSearchServiceStub, encoder: FakeEncoder, error: Exception, refused: int
+) -> None:
+    labels = {"work": "query", "reason": getattr(error, "reason", "SERVER_OVERLOADED")}
+    before = value("clipsearch_refused_total", **labels)
+    encoder.fail_with = error
+    with pytest.raises(grpc.aio.AioRpcError):
+        await service.QueryText(pb.QueryTextRequest(text="red"))
+    assert value("clipsearch_refused_total", **labels) == before + refused
 
 
 async def test_an_error_of_ours_is_counted_as_ours(

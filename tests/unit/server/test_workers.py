@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -16,6 +17,7 @@ from clipsearch_server.configuration import load_settings
 from clipsearch_server.cores import cores
 from clipsearch_server.errors import StartupError
 from clipsearch_server.stopping import Stopping
+from clipsearch_server.workers import shared_metrics
 from clipsearch_server.workers.port import reserved
 from clipsearch_server.workers.shared_metrics import SharedMetrics
 from clipsearch_server.workers.supervisor import settings_of_each, supervise, workers_of
@@ -136,6 +138,52 @@ def test_what_workers_counted_that_ended_is_kept_in_files_that_do_not_multiply(
         ("seconds_count", ""): 6,
         ("seconds_sum", ""): 16.5,
     }
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: b"", id="killed as it made the file"),
+        pytest.param(lambda data: data[:20], id="cut"),
+        pytest.param(lambda data: data[:8] + bytes(len(data) - 8), id="a page was not written"),
+        pytest.param(lambda data: data[:8] + b"\xff\xff\xff\x7f" + data[12:], id="overlong"),
+    ],
+)
+def test_counts_that_cannot_be_read_are_lost_and_nothing_else_is(
+    damage: Callable[[bytes], bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = SharedMetrics(str(tmp_path))
+    worker = subprocess.Popen([sys.executable, "-c", _COUNTING], env=shared.environment)
+    assert worker.wait() == 0
+    for file in [*tmp_path.iterdir()]:
+        content = file.read_bytes()
+        for pid in (1, 2):  # as if there had been more
+            file.with_name(file.name.replace(str(worker.pid), str(pid))).write_bytes(content)
+    damaged = tmp_path / "counter_1.db"
+    damaged.write_bytes(damage(damaged.read_bytes()))
+    for pid in (worker.pid, 1, 2):
+        asyncio.run(shared.forget(pid))
+    (record,) = caplog.records
+    assert record.getMessage().startswith("counts of worker pid=1 are lost: ")
+    assert {it.name for it in tmp_path.iterdir()} == {"counter_ended.db", "histogram_ended.db"}
+    samples = {it.name: it.value for metric in shared.collect() for it in metric.samples}
+    assert samples["calls_total"] == 6
+    assert samples["seconds_count"] == 4
+
+
+@pytest.mark.parametrize("has_shm", [True, False])
+async def test_metrics_are_shared_in_memory_where_there_is_such_a_folder(
+    has_shm: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, shm = tmp_path / "disk", tmp_path / "shm"
+    for folder in (disk, *([shm] if has_shm else [])):
+        folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(disk))
+    monkeypatch.setattr(shared_metrics, "_MEMORY", str(shm))
+    async with shared_metrics.serving_shared_metrics("127.0.0.1:0", Stopping()) as metrics:
+        (folder,) = map(Path, metrics.environment.values())
+        assert folder.parent == (shm if has_shm else disk)
+    assert not await asyncio.to_thread(folder.exists)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets affinity")
