@@ -120,12 +120,14 @@ class _Tower:
         self._asking: asyncio.Task[None] | None = None
         self._due_at = 0.0
         self._silent_since: float | None = None  # the first canary since the last answer
-        self._under_way: list[int] = []  # rows of each call
-        # Of the largest call whose caller has gone: the encoder may be at work on it all the same,
-        # and what is asked next waits for it.
-        self._left_rows = 0
+        # Work is counted in elements, tokens or colour values, which are what takes time: a text
+        # may be ten times as long as the canary.
+        self._under_way: list[int] = []  # of each call
+        # The most that was under way when a caller went: the encoder may be at work on it all the
+        # same, as one batch, and what is asked next waits for it.
+        self._left = 0
         self._lived_at = 0.0  # the last answer
-        self._costs_s: deque[float] = deque(maxlen=5)  # of a row, told by the last answers
+        self._costs_s: deque[float] = deque(maxlen=5)  # of an element, told by the last answers
 
     async def close(self) -> None:
         if self._asking is not None:
@@ -141,7 +143,7 @@ class _Tower:
             if self._problem is not None:  # at once; `health` finds out when it is mended
                 raise EncoderUnavailable(self._problem)
             await self.check()
-        self._under_way.append(len(rows))
+        self._under_way.append(rows.size)
         asked_at = _now()
         try:
             embeddings = await self._encode(rows)
@@ -151,12 +153,12 @@ class _Tower:
         except ModelOutputInvalid:
             self._note_life()
             raise
-        except asyncio.CancelledError:
-            self._left_rows = max(self._left_rows, len(rows))
+        except (asyncio.CancelledError, DeadlineExceeded):
+            self._left = max(self._left, sum(self._under_way))
             raise
         finally:
-            self._under_way.remove(len(rows))
-        self._note_cost(asked_at, len(rows))
+            self._under_way.remove(rows.size)
+        self._note_cost(asked_at, rows.size)
         self._note_life()
         if self._is_wrong:  # found meanwhile
             raise EncoderUnavailable(self._problem or "the model was another one")
@@ -192,16 +194,17 @@ class _Tower:
         return max(self._min_patience_s, 2 * self._work_ahead() * max(self._costs_s, default=0.0))
 
     def _work_ahead(self) -> int:
-        """The rows of a canary and of the largest call before it."""
-        return 1 + max([self._left_rows, *self._under_way])
+        """The elements of a canary and of all that may be before it: Triton makes one batch of what
+        several calls bring, and answers none of them until all are done."""
+        return self._canary.size + self._left + sum(self._under_way)
 
-    def _note_cost(self, asked_at: float, rows: int) -> None:
+    def _note_cost(self, asked_at: float, size: int) -> None:
         """Learns from an answer that comes now. What was answered since it was asked for was done
-        before it; only the rest of the wait was for its own rows."""
-        self._costs_s.append((_now() - max(asked_at, self._lived_at)) / rows)
+        before it; only the rest of the wait was for its own elements."""
+        self._costs_s.append((_now() - max(asked_at, self._lived_at)) / size)
 
     def _note_life(self) -> None:
-        self._lived_at, self._left_rows = _now(), 0
+        self._lived_at, self._left = _now(), 0
         self._silent_since = None if self._asking is None else self._lived_at
 
     async def _ask(self) -> None:
@@ -230,7 +233,7 @@ class _Tower:
             self._silent_since = asked_at
         async with asyncio.timeout(max(_TIMEOUT_S, self._patience_s())):
             (embedding,) = await self._encode(self._canary)
-        self._note_cost(asked_at, rows=1)
+        self._note_cost(asked_at, self._canary.size)
         self._note_life()
         if self._expected is None:
             self._expected = embedding
@@ -244,7 +247,8 @@ class _Tower:
             )
             return
         self._proven, self._problem = True, None
-        self._due_at = max(self._due_at, asked_at + min(self._costs_s) / _SHARE)
+        canary_s = self._canary.size * min(self._costs_s)
+        self._due_at = max(self._due_at, asked_at + canary_s / _SHARE)
 
 
 def _now() -> float:
