@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -47,12 +48,13 @@ class ProvenEncoder:
     all, every answer's check says so. After a failure to reach it, the next caller has the canary
     embedded first: what comes back may be another model.
 
-    To be busy is no sickness: as long as anything is answered a tower lives, and one that works on
-    a batch is given the time that the batch takes. Without any answer for longer than that it
-    hangs, and calls fail at once until it has answered the canary: a circuit breaker. What a row
-    takes is what the slowest of the last few answers took, so one that has become much slower
-    counts as hanging until its first answer. One that has nothing else to do may be silent for
-    ``patience_s``.
+    To be busy is no sickness: as long as anything is answered a tower lives, and it may be silent
+    for twice as long as all that is under way takes, since it may be at work on that as one batch.
+    Without any answer for longer it hangs, and calls fail at once until it has answered the canary:
+    a circuit breaker. So a hang with much under way is noticed later in proportion. What work takes
+    is told by its size and the slowest of the last few batches, so a tower that has become much
+    slower counts as hanging until its first answer. One that has nothing else to do may be silent
+    for ``patience_s``, or twice as long as the canary takes.
 
     Where the canary's embedding is not known, the first answer is taken for right.
     """
@@ -120,12 +122,15 @@ class _Tower:
         self._asking: asyncio.Task[None] | None = None
         self._due_at = 0.0
         self._silent_since: float | None = None  # the first canary since the last answer
-        self._under_way: list[int] = []  # rows of each call
-        # Of the largest call whose caller has gone: the encoder may be at work on it all the same,
-        # and what is asked next waits for it.
-        self._left_rows = 0
+        # Work is counted in elements, tokens or colour values, which are what takes time: a text
+        # may be ten times as long as the canary.
+        self._under_way: list[int] = []  # of each call
+        # The most that was under way when a caller went without an answer: the encoder may be at
+        # work on it all the same, and what is asked next waits for it. Not the sum of what was left
+        # behind: with callers that come and go, that would grow for as long as the encoder hangs.
+        self._left = 0
         self._lived_at = 0.0  # the last answer
-        self._costs_s: deque[float] = deque(maxlen=5)  # of a row, told by the last answers
+        self._batches: deque[_Batch] = deque(maxlen=5)  # the last that were answered
 
     async def close(self) -> None:
         if self._asking is not None:
@@ -141,7 +146,7 @@ class _Tower:
             if self._problem is not None:  # at once; `health` finds out when it is mended
                 raise EncoderUnavailable(self._problem)
             await self.check()
-        self._under_way.append(len(rows))
+        self._under_way.append(rows.size)
         asked_at = _now()
         try:
             embeddings = await self._encode(rows)
@@ -151,12 +156,12 @@ class _Tower:
         except ModelOutputInvalid:
             self._note_life()
             raise
-        except asyncio.CancelledError:
-            self._left_rows = max(self._left_rows, len(rows))
+        except (asyncio.CancelledError, DeadlineExceeded):
+            self._left = max(self._left, sum(self._under_way))
             raise
         finally:
-            self._under_way.remove(len(rows))
-        self._note_cost(asked_at, len(rows))
+            self._under_way.remove(rows.size)
+        self._note_cost(asked_at, rows.size)
         self._note_life()
         if self._is_wrong:  # found meanwhile
             raise EncoderUnavailable(self._problem or "the model was another one")
@@ -189,19 +194,29 @@ class _Tower:
 
     def _patience_s(self) -> float:
         """How long the tower may be silent: what it works on takes its time."""
-        return max(self._min_patience_s, 2 * self._work_ahead() * max(self._costs_s, default=0.0))
+        return max(self._min_patience_s, 2 * self._work_ahead() * self._cost_s())
 
     def _work_ahead(self) -> int:
-        """The rows of a canary and of the largest call before it."""
-        return 1 + max([self._left_rows, *self._under_way])
+        """The elements of a canary and of all that may be before it: Triton makes one batch of what
+        several calls bring, and answers none of them until all are done."""
+        return self._canary.size + self._left + sum(self._under_way)
 
-    def _note_cost(self, asked_at: float, rows: int) -> None:
+    def _note_cost(self, asked_at: float, size: int) -> None:
         """Learns from an answer that comes now. What was answered since it was asked for was done
-        before it; only the rest of the wait was for its own rows."""
-        self._costs_s.append((_now() - max(asked_at, self._lived_at)) / rows)
+        before it; only the rest of the wait was for its own elements. If that is next to nothing,
+        it was in one batch with what was answered last."""
+        now = _now()
+        if self._batches and self._batches[-1].ends_with_one(now):
+            self._batches[-1].size += size
+        else:
+            self._batches.append(_Batch(now, now - max(asked_at, self._lived_at), size))
+
+    def _cost_s(self) -> float:
+        """What an element takes in the slowest of the last batches."""
+        return max((batch.took_s / batch.size for batch in self._batches), default=0.0)
 
     def _note_life(self) -> None:
-        self._lived_at, self._left_rows = _now(), 0
+        self._lived_at, self._left = _now(), 0
         self._silent_since = None if self._asking is None else self._lived_at
 
     async def _ask(self) -> None:
@@ -230,7 +245,7 @@ class _Tower:
             self._silent_since = asked_at
         async with asyncio.timeout(max(_TIMEOUT_S, self._patience_s())):
             (embedding,) = await self._encode(self._canary)
-        self._note_cost(asked_at, rows=1)
+        self._note_cost(asked_at, self._canary.size)
         self._note_life()
         if self._expected is None:
             self._expected = embedding
@@ -244,7 +259,21 @@ class _Tower:
             )
             return
         self._proven, self._problem = True, None
-        self._due_at = max(self._due_at, asked_at + min(self._costs_s) / _SHARE)
+        canary_s = self._canary.size * min(batch.took_s / batch.size for batch in self._batches)
+        self._due_at = max(self._due_at, asked_at + canary_s / _SHARE)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What was answered at one time, as far as that can be told."""
+
+    answered_at: float
+    took_s: float
+    size: int  # elements
+
+    def ends_with_one(self, now: float) -> bool:
+        """Whether an answer that comes now is one of it: another batch would have taken longer."""
+        return now - self.answered_at <= self.took_s / 10
 
 
 def _now() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -205,7 +205,13 @@ async def test_row_35_a_model_that_hangs_is_found_and_calls_then_fail_at_once() 
         triton.infer = triton.never
         with call_ends_in(0.1), pytest.raises(DeadlineExceeded):  # the caller's own time
             await encoder.encode_image(images())
-        assert "has not answered" in await until_sick(encoder)
+        for encode, rows in (encoder.encode_image, images()), (encoder.encode_text, texts()):
+            async with asyncio.timeout(WAIT_S):  # the two towers are found out one after the other
+                while True:
+                    assert "has not answered" in await until_sick(encoder)
+                    with suppress(DeadlineExceeded), call_ends_in(0.1):
+                        await until_refused(encode, rows)
+                        break
         asked = len(triton.requests)
         async with asyncio.timeout(WAIT_S):
             for call in (encoder.encode_image(images()), encoder.encode_text(texts())):
