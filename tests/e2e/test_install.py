@@ -19,14 +19,14 @@ HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "tritonclient", "qdrant-client
 def resolving(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Future[subprocess.CompletedProcess[bytes]]]:
-    """What pip finds for the server alone, in two minutes. It waits for the index most of the time,
-    so the other tests run meanwhile."""
+    """What pip finds for the server alone, in four minutes: it waits for the index most of the time,
+    so the other tests, which install, run meanwhile."""
     folder = tmp_path_factory.mktemp("resolving")
     run(sys.executable, "-m", "venv", "--without-pip", str(folder))
     command = [*pip_of(folder / "bin" / "python"), "install", "--quiet", "--dry-run"]
     command += [str(ROOT / "client"), str(ROOT / "server")]
     with ThreadPoolExecutor() as pool:
-        yield pool.submit(subprocess.run, command, check=True, timeout=120)
+        yield pool.submit(subprocess.run, command, check=True, timeout=240)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,6 @@ def test_the_command_says_what_it_needs(python: Path) -> None:
 def test_the_server_alone_resolves_without_our_constraints(
     resolving: Future[subprocess.CompletedProcess[bytes]],
 ) -> None:
-    """Its requirements alone lead pip to versions that go together, and soon: two minutes are
-    several times what it takes here, and a search through old versions takes longer."""
+    """Its requirements alone lead pip to versions that go together, and soon: four minutes are
+    many times what it takes here, and a search through old versions takes longer."""
     resolving.result()
