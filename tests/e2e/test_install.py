@@ -19,8 +19,8 @@ HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "tritonclient", "qdrant-client
 def resolving(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Future[subprocess.CompletedProcess[bytes]]]:
-    """What pip finds for the server alone, in four minutes: it waits for the index most of the time,
-    so the other tests, which install, run meanwhile."""
+    """What pip finds for the server alone, in four minutes: it waits for the index most of the
+    time, so the other tests, which install, run meanwhile."""
     folder = tmp_path_factory.mktemp("resolving")
     run(sys.executable, "-m", "venv", "--without-pip", str(folder))
     command = [*pip_of(folder / "bin" / "python"), "install", "--quiet", "--dry-run"]
