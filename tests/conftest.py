@@ -23,6 +23,9 @@ os.environ.pop("COLUMNS", None)  # noqa: TID251
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # noqa: TID251
 sys.dont_write_bytecode = False
 
+# As in the server: a process that imports numpy needs no threads for it.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # noqa: TID251
+
 # The same examples in each run, so that a change is judged by what it changed. To look for others:
 # --hypothesis-profile=explore. An example has no deadline: on busy cores it says nothing.
 settings.register_profile("explore", deadline=None)

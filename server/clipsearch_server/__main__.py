@@ -32,6 +32,9 @@ def run() -> NoReturn:
     Everything was closed in its order by then; what may still run are threads that hang in the
     system's resolver, for which Python would wait.
     """
+    # For this process and those that it starts, and before numpy is imported: its library would
+    # start a thread for each core, which takes as long as all of that import, and never use them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # noqa: TID251
     code = main()
     logging.shutdown()
     sys.stdout.flush()
