@@ -12,7 +12,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-MUTANTS_OF_EACH = 130
+MUTANTS_OF_EACH = 70
 
 # What a server may say of each file, besides that it is fine.
 REASONS = {

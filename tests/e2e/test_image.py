@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 # What runs the model is Triton, what exports it another image.
 UNWANTED = {"torch", "transformers", "onnx", "onnxruntime"}
 
+pytestmark = pytest.mark.installs
+
 
 def run(*command: str, cwd: Path, path: Path) -> str:
     environment = {"PATH": f"{path}:{os.defpath}", "HOME": str(cwd), "PIP_COMPILE": "0"}

@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "tritonclient", "qdrant-client", "qdrant-edge-py"}
 
+pytestmark = pytest.mark.installs
+
 
 @pytest.fixture(scope="module", autouse=True)
 def resolving(

@@ -6,11 +6,14 @@ The models run in Triton's python backend, on the very ONNX files that the embed
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -21,9 +24,6 @@ from google.rpc import code_pb2, error_details_pb2
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from grpc_status import rpc_status
-
-pytest.importorskip("torch", reason="the exporter, which writes Triton's repository, needs torch")
-
 from tritonclient.grpc import InferenceServerClient
 
 from clipsearch import (
@@ -35,10 +35,6 @@ from clipsearch import (
 )
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceStub
-from clipsearch_export.card import ModelCard
-from clipsearch_export.checkpoint import DEMO, load_checkpoint
-from clipsearch_export.precision import Precision
-from clipsearch_export.triton import Backend, write_triton_files
 from clipsearch_server.encoders.batching import BatchingEncoder
 from clipsearch_server.encoders.ort import OnnxEncoder
 from clipsearch_server.encoders.triton import TritonEncoder
@@ -49,24 +45,51 @@ from clipsearch_server.testing import ServerProcess, TritonProcess
 
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / ".triton"
+EXPORTER = ROOT / "export" / "clipsearch_export"
 PICTURES = ROOT / "demo" / "pictures"
 WAIT_S = 60.0  # for what takes two seconds, where it is not the time that was promised
 # reliability.md, rows 34 and 35, and the time in which a neighbour that is back must be found.
 NOTICED_S = RECOVERED_S = 3.0  # docs/health.md says 2 s; one more for busy cores
 
-pytestmark = pytest.mark.skipif(
-    not (HOME / "ready").exists(), reason="needs tritonserver: make .triton/ready"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not (HOME / "ready").exists(), reason="needs tritonserver: make .triton/ready"
+    ),
+    pytest.mark.skipif(
+        find_spec("torch") is None,
+        reason="the exporter needs torch",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo model with what the exporter writes beside it for the python backend."""
-    folder = shutil.copytree(DEMO_MODEL_DIR, tmp_path_factory.mktemp("models") / "demo")
+def models(pytestconfig: pytest.Config) -> Path:
+    """The demo model with what the exporter writes beside it for the python backend. Kept for the
+    next run of the same code and model: importing the exporter takes as long as several tests."""
+    sources = sorted(path for folder in (EXPORTER, DEMO_MODEL_DIR) for path in folder.rglob("*"))
+    digest = hashlib.sha256()
+    for file in sources:
+        if file.is_file() and file.suffix != ".pyc":
+            digest.update(file.read_bytes())
+    cache: pytest.Cache = pytestconfig.cache  # type: ignore[assignment]
+    folder = cache.mkdir("triton_models") / digest.hexdigest()
+    if not folder.exists():
+        new = folder.with_suffix(f".{os.getpid()}")
+        shutil.copytree(DEMO_MODEL_DIR, new, dirs_exist_ok=True)
+        write_for_triton(new)
+        new.rename(folder)
+    return folder
+
+
+def write_for_triton(folder: Path) -> None:
+    from clipsearch_export.card import ModelCard
+    from clipsearch_export.checkpoint import DEMO, load_checkpoint
+    from clipsearch_export.precision import Precision
+    from clipsearch_export.triton import Backend, write_triton_files
+
     checkpoint = load_checkpoint(DEMO)
     card = ModelCard.of(checkpoint, Precision.FP32)
     write_triton_files(folder, card, checkpoint.model, Backend.PYTHON)
-    return folder
 
 
 @pytest.fixture(scope="module")
