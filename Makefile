@@ -21,7 +21,7 @@ PIP := -m pip --disable-pip-version-check install --quiet --constraint constrain
 PROTOC := -m grpc_tools.protoc -I proto -I proto/third_party clipsearch/v1/filter.proto clipsearch/v1/image_search.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve triton test test-install test-row check format proto docs export-models train-demo lock clean
+.PHONY: help demo serve triton test test-long test-row check format proto docs export-models train-demo lock clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -43,12 +43,12 @@ triton: $(VENV)/ready $(DEV)/ready $(TRITON)/ready $(TRITON_MODELS)/model_card.j
 build/triton/%/model_card.json: $(DEV)/ready
 	$(DEV)/bin/python -m clipsearch_export $(subst --,/,$*) --backend python --out $(@D)
 
-test: $(DEV)/ready $(TRITON)/ready ## Run every test but those that install
-	$(DEV)/bin/python -m pytest -m "not by_the_clock and not installs" --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+test: $(DEV)/ready $(TRITON)/ready ## Run every test but the long ones
+	$(DEV)/bin/python -m pytest -m "not by_the_clock and not long" --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 	$(DEV)/bin/python -m pytest -m by_the_clock $$(grep -rl --include='test_*.py' by_the_clock tests)
 
-test-install: $(DEV)/ready ## Run the tests that install the client, the server and its image from the package index
-	$(DEV)/bin/python -m pytest -m installs $$(grep -rl --include='test_*.py' mark.installs tests)
+test-long: $(DEV)/ready ## Run the tests that take a minute each: 10,000 files, and what installs from the package index
+	$(DEV)/bin/python -m pytest -m long $$(grep -rl --include='test_*.py' mark.long tests)
 
 test-row: $(DEV)/ready $(TRITON)/ready ## Run the tests of a row of docs/reliability.md [ROW=38]
 	$(DEV)/bin/python -m pytest -v -k "test_row_$(ROW)_"

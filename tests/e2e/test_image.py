@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 # What runs the model is Triton, what exports it another image.
 UNWANTED = {"torch", "transformers", "onnx", "onnxruntime"}
 
-pytestmark = pytest.mark.installs
+pytestmark = pytest.mark.long
 
 
 def run(*command: str, cwd: Path, path: Path) -> str:

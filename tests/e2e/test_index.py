@@ -126,6 +126,7 @@ def server_options(tmp_path: Path) -> tuple[str, ...]:
     return "--data-dir", str(tmp_path / "data"), "--model-dir", str(model)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(280)
 def test_ten_thousand_files_through_ctrl_c_and_a_crash_of_the_server(
     tmp_path: Path, server_options: tuple[str, ...]

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "numpy", "onnx", "onnxruntime", "tritonclient", "qdrant-client", "qdrant-edge-py"}
 
-pytestmark = pytest.mark.installs
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module", autouse=True)
