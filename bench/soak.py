@@ -202,7 +202,10 @@ def sample(server: psutil.Process, health: HealthStub, start: float) -> tuple[Sa
 
 def run(minutes: float, seed: int, data_dir: Path, interval_s: float = 1.0) -> Result:
     result = Result(minutes, seed)
-    with ServerProcess("--data-dir", str(data_dir)) as server:
+    # The index gives back the room of what was deleted and replaced as often as that: several times
+    # in a run, which else would show the rise between two of them.
+    often = ("--index-optimize-after-points", "2000")
+    with ServerProcess("--data-dir", str(data_dir), *often) as server:
         process = psutil.Process(server.process.pid)
         with grpc.insecure_channel(server.address) as channel, Load(server.address, seed) as load:
             health = HealthStub(channel)

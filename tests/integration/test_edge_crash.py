@@ -266,6 +266,16 @@ async def test_the_graph_is_built_when_enough_is_new(tmp_path: Path) -> None:
     assert shards(tmp_path) == ["shard-000002"]
 
 
+async def test_what_was_replaced_gives_its_room_back(tmp_path: Path) -> None:
+    async with open_index(tmp_path, optimize_after_points=1000) as index:
+        await store(index, 600)
+        await store(index, 600)
+        await until(lambda: shards(tmp_path) == ["shard-000002"])
+        await store(index, 390)
+        assert await index.count() == 600
+    assert shards(tmp_path) == ["shard-000002"]
+
+
 def wait_for_answers(channel: socket.socket, count: int) -> None:
     """Keeps the event loop until so many answers lie unread in the channel to an index process."""
     end = time.monotonic() + 60

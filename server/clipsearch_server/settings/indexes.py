@@ -28,8 +28,8 @@ class IndexSettings(Group):
     optimize_after_points: int = Field(
         default=20_000,
         ge=1000,
-        description="images added since the last time after which edge builds its search graph "
-        "anew; qdrant decides itself",
+        description="images added or replaced since the last time after which edge builds its "
+        "search graph anew; qdrant decides itself",
     )
 
 

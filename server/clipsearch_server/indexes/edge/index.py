@@ -67,8 +67,8 @@ class EdgeIndex:
     descriptor ``lock``.
 
     A search goes through the points one by one until ``optimize_after_points`` are new, and a fifth
-    of all; then a search graph is built aside, and nothing stops meanwhile (rebuild.py).
-    Besides what the port says, calls raise Overloaded if ``max_in_flight`` are under way, those
+    of all, those that replaced others included; then a search graph is built aside, without what
+    was replaced and deleted, and nothing stops meanwhile (rebuild.py). Besides what the port says, calls raise Overloaded if ``max_in_flight`` are under way, those
     whose callers have given up included until the process has answered them.
 
     Entering raises StartupError if something in the folder is damaged.

@@ -78,6 +78,7 @@ class LiveShard:
         self._keeper: asyncio.Task[None]
         self._optimizing: asyncio.Task[None] | None = None
         self._points_until_check = 0  # so many upserts may come before optimising can be due
+        self._upserted = 0  # since the shard was built, or opened
 
     async def __aenter__(self) -> Self:
         self._process = await self._start()
@@ -129,6 +130,7 @@ class LiveShard:
 
     def note_added(self, count: int) -> None:
         """Tells that points were upserted; has the graph built if enough are new."""
+        self._upserted += count
         self._points_until_check -= count
         if self._points_until_check <= 0 and (self._optimizing is None or self._optimizing.done()):
             self._begin(self._optimize_if_due())
@@ -170,7 +172,8 @@ class LiveShard:
     async def _optimize_if_due(self) -> None:
         while (before := self._points_until_check) <= 0:
             stats: Stats = await self._process.call(GetStats(), self._timeout_s)
-            new = stats.points - stats.indexed
+            # A point that replaced another is new as well, and the old one still takes its room.
+            new = max(stats.points - stats.indexed, self._upserted)
             enough = max(self._optimize_after_points, stats.indexed // _NEW_FRACTION)
             if new >= enough or without_index(self._fields, stats.indexed_fields):
                 await self._optimize()
@@ -197,7 +200,7 @@ class LiveShard:
         return self._optimizing
 
     def _switch(self, successor: EdgeProcess) -> None:
-        self._process = successor
+        self._process, self._upserted = successor, 0
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if self._optimizing is task:
