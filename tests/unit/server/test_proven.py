@@ -69,9 +69,13 @@ async def until_sick(encoder: ProvenEncoder) -> str:
             await asyncio.sleep(INTERVAL_S)
 
 
-async def until_refused(encode: Callable[[Any], Awaitable[Any]], rows: Any) -> None:
+async def until_refused(
+    encoder: ProvenEncoder, encode: Callable[[Any], Awaitable[Any]], rows: Any
+) -> None:
     async with asyncio.timeout(WAIT_S):
         while True:
+            with suppress(EncoderUnavailable):  # who watches goes on to: only then is it proven
+                await encoder.health()
             try:
                 await encode(rows)
             except EncoderUnavailable:
@@ -95,7 +99,7 @@ async def test_another_model_of_the_same_shape_is_refused_until_the_right_one_is
         triton.infer = everything_as(AXES[1])
         assert "cosine 0.000" in await until_sick(encoder)
         for call in (encoder.encode_text, texts()), (encoder.encode_image, images()):
-            await until_refused(*call)  # the two towers are found out one after the other
+            await until_refused(encoder, *call)  # the two towers are found out one after the other
         asked = len(triton.requests)
         for encode, rows in (encoder.encode_text, texts()), (encoder.encode_image, images()):
             with pytest.raises(EncoderUnavailable, match="other weights"):
@@ -210,7 +214,7 @@ async def test_row_35_a_model_that_hangs_is_found_and_calls_then_fail_at_once() 
                 while True:
                     assert "has not answered" in await until_sick(encoder)
                     with suppress(DeadlineExceeded), call_ends_in(0.1):
-                        await until_refused(encode, rows)
+                        await until_refused(encoder, encode, rows)
                         break
         asked = len(triton.requests)
         async with asyncio.timeout(WAIT_S):
