@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from threading import Thread
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -120,23 +125,28 @@ def end_call(span: Span, code: int, reason: str) -> None:
     span.end()
 
 
-@contextmanager
-def span(name: str, *, of: Sequence[Parent] | None = None) -> Iterator[None]:
+def span(name: str, *, of: Sequence[Parent] | None = None) -> AbstractContextManager[None]:
     """Times the block: as a part of the call being served, or ``of`` those who began it (`parent`),
     as a child of the first that is traced and with links to the others that are."""
     if _tracing is None or (of is not None and not any(of)):
-        yield
-        return
-    failed = _tracing.trace.StatusCode.ERROR
+        return _NO_SPAN
+    return _span(_tracing, name, of)
+
+
+_NO_SPAN = nullcontext()
+
+
+@contextmanager
+def _span(tracing: _Tracing, name: str, of: Sequence[Parent] | None) -> Iterator[None]:
+    trace = tracing.trace
     context: Context | None = None
     links = []
     if of is not None:
         known = {it.span_id: it for it in of if it is not None}.values()
         first, *others = [it for it in known if it.trace_flags.sampled] or known
-        trace = _tracing.trace
         context = trace.set_span_in_context(trace.NonRecordingSpan(first))
         links = [trace.Link(other) for other in others]
-    with _tracing.tracer.start_as_current_span(
+    with tracing.tracer.start_as_current_span(
         name,
         context=context,
         links=links,
@@ -148,7 +158,7 @@ def span(name: str, *, of: Sequence[Parent] | None = None) -> Iterator[None]:
         except Exception as error:
             kind = error.reason if isinstance(error, ClipsearchError) else type(error).__name__
             made.set_attribute("error.type", kind)
-            made.set_status(failed)
+            made.set_status(trace.StatusCode.ERROR)
             raise
 
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from google.protobuf.json_format import MessageToDict, ParseDict
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from clipsearch.v1 import image_search_pb2 as pb
 from clipsearch_server.adding import AddedImage, AddOutcome, NewImage
@@ -30,6 +31,8 @@ MAX_METADATA_BYTES = 16_384
 # what answers with it wraps it in up to five.
 MAX_METADATA_DEPTH = 16
 MAX_ITEM_ID_BYTES = 256
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _UUID = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{12}", re.I)
 
@@ -128,13 +131,19 @@ def image(stored: StoredImage) -> pb.Image:
         width_px=stored.width_px,
         height_px=stored.height_px,
         size_bytes=stored.size_bytes,
+        create_time=_timestamp(stored.create_time),
+        update_time=_timestamp(stored.update_time),
         duplicate_of=_id_text(stored.duplicate_of),
     )
     if stored.metadata:
-        ParseDict(dict(stored.metadata), message.metadata)
-    message.create_time.FromDatetime(stored.create_time)
-    message.update_time.FromDatetime(stored.update_time)
+        message.metadata.update(stored.metadata)
     return message
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    """As Timestamp.FromDatetime, which takes three times as long."""
+    since = time - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
 def _id_text(image_id: UUID | None) -> str:

@@ -37,7 +37,7 @@ def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shard]:
 def found(shard: Shard, *conditions: Condition) -> set[UUID]:
     filter = Filter(must=(Filter(must=conditions),))
     query = NearestQuery(embedding=VECTORS[0], limit=POINTS, filter=filter)
-    (hits,) = shard.search(shard.convert_queries([query]))
+    (hits,) = shard.search(shard.convert_queries([query]), [None])
     return {image_id for image_id, _ in hits}
 
 

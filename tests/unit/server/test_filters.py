@@ -316,6 +316,6 @@ def test_any_condition_is_refused_or_one_that_the_store_takes(
         error = refused
     else:
         query = NearestQuery(embedding=np.ones(3, np.float32), limit=1, filter=filter)
-        shard.search(shard.convert_queries([query]))
+        shard.search(shard.convert_queries([query]), [None])
         return
     assert error.field.startswith("filter.must_not[0]")

@@ -171,7 +171,8 @@ class _Server:
     def _answer_searches(self, searches: Sequence[_Converted]) -> None:
         try:
             requests = [request for _, some, _ in searches for request in some]
-            answers = iter(self._shard.search(requests))
+            wanted = [first for _, _, firsts in searches for first in firsts]
+            answers = iter(self._shard.search(requests, wanted))
             replies = [
                 (message_id, [self._hits(next(answers), first) for first in firsts])
                 for message_id, _, firsts in searches
@@ -190,8 +191,8 @@ class _Server:
         if first is None:
             return [(image_id, score, None) for image_id, score in ranking]
         # These are shown, so that their payloads are wanted next: that saves another message.
-        payloads = dict(self._shard.get([image_id for image_id, _ in ranking[:first]]))
-        return [(image_id, score, payloads.get(image_id)) for image_id, score in ranking[:first]]
+        payloads = dict(self._shard.get([image_id for image_id, _ in ranking]))
+        return [(image_id, score, payloads.get(image_id)) for image_id, score in ranking]
 
     def _read(self, request: OtherRead) -> object:
         match request:
@@ -208,7 +209,7 @@ class _Server:
             case GetStats():
                 return self._shard.stats()
             case Probe(query):
-                self._shard.search(self._shard.convert_queries([query]))
+                self._shard.search(self._shard.convert_queries([query]), [query.first])
                 return None
 
     def _answer_ordered(self) -> None:
