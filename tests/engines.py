@@ -53,6 +53,7 @@ def an_engine(
             choosers=asyncio.Semaphore(2),
         ),
         texts=texts,
+        index=index,
         collection=collection,
         model_fingerprint=model_fingerprint,
         prompt_templates=prompt_templates,

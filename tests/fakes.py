@@ -28,6 +28,7 @@ from clipsearch_server.ports import (
     ImagePage,
     NearestQuery,
     Pixels,
+    Revision,
     ScoredId,
     StoredImage,
     TokenIds,
@@ -136,6 +137,12 @@ class FakeIndex:
         self.fail_with: Exception | None = None
         self._embedding_dim = embedding_dim
         self._stored: dict[UUID, tuple[StoredImage, NDArray[np.float32]]] = {}
+        self._changes = 0
+        self.searches = 0  # that were asked for
+
+    @property
+    def revision(self) -> Revision | None:
+        return None if self.fail_with is not None else (id(self), self._changes)
 
     async def upsert(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
         await self.health()
@@ -143,6 +150,7 @@ class FakeIndex:
             raise ValueError(f"embeddings of {len(images)} images are {embeddings.shape}")
         if not np.isfinite(embeddings).all():
             raise ValueError("an embedding is not finite")
+        self._changes += 1
         self._stored |= {
             image.id: (image, embedding)
             for image, embedding in zip(images, embeddings, strict=True)
@@ -152,6 +160,7 @@ class FakeIndex:
         self, queries: Sequence[NearestQuery]
     ) -> builtins.list[builtins.list[ScoredId]]:
         await self.health()
+        self.searches += len(queries)
         return [self._nearest(query) for query in queries]
 
     async def get_embeddings(self, ids: Sequence[UUID]) -> dict[UUID, NDArray[np.float32]]:
@@ -180,6 +189,7 @@ class FakeIndex:
 
     async def delete(self, ids: Sequence[UUID]) -> None:
         await self.health()
+        self._changes += 1
         for image_id in ids:
             self._stored.pop(image_id, None)
 

@@ -222,6 +222,7 @@ def _engine_maker(
                 choosers=choosers,
             ),
             texts=texts_of_model,
+            index=index,
             collection=collection,
             model_fingerprint=fingerprint,
         )

@@ -98,7 +98,8 @@ class Catalog:
 
         Raises CollectionNotFound, ModelMismatch if its model is not loaded.
         """
-        async with self._using(name) as found:
+        found = await self._store.find(name or self._default)
+        with self._leases.hold(found.name):
             model = self.models.require(found.spec, found.name)
             index = await self._store.open(found.name)
             served = self._served.get(found.name)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from clipsearch_server.adding import AddedImage, ImageAdder, NewImage
 from clipsearch_server.ports import (
     Embeddings,
+    ImageIndex,
+    Revision,
     StoredImage,
 )
 from clipsearch_server.searching import Found, ImageSearcher, Query
@@ -31,6 +33,7 @@ class SearchEngine:
         adder: ImageAdder,
         searcher: ImageSearcher,
         texts: TextEmbedder,
+        index: ImageIndex,
         collection: str,
         model_fingerprint: str,
         prompt_templates: Sequence[str] = (),
@@ -41,6 +44,12 @@ class SearchEngine:
         self._adder = adder
         self._searcher = searcher
         self._texts = texts
+        self._index = index
+
+    @property
+    def revision(self) -> Revision | None:
+        """Stands for what is stored; see `ImageIndex.revision`."""
+        return self._index.revision
 
     async def add(self, new: NewImage) -> AddedImage:
         """Adds one image; see `ImageAdder.add`."""

@@ -221,6 +221,10 @@ class IndexStore(Protocol):
         ...
 
 
+# No two are equal that stand for different contents, of one index or of two.
+Revision: TypeAlias = tuple[int, ...]
+
+
 class ImageIndex(Protocol):
     """One collection of images with their embeddings.
 
@@ -233,6 +237,13 @@ class ImageIndex(Protocol):
     @property
     def description(self) -> str:
         """What stores the embeddings, with its version: for people."""
+        ...
+
+    @property
+    def revision(self) -> Revision | None:
+        """Stands for what is stored: it is another one when a change is acknowledged, and whenever
+        else something may have changed. None while a change is under way, and of an index that
+        others change too."""
         ...
 
     async def upsert(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:

@@ -14,6 +14,7 @@ from clipsearch_server.ports import Embedding, Embeddings, Encoder
 from clipsearch_server.recent import Recent
 from clipsearch_server.stages import Stages
 from clipsearch_server.text import TokenizedText, Tokenizer, pad
+from clipsearch_server.turns import Turns
 
 _PLACE = "{}"
 
@@ -69,6 +70,7 @@ class TextEmbedder:
         self._executor = executor
         self._max_rows = max_rows
         self._recent: Recent[EmbeddedText] = Recent(_REMEMBERED, name="text")
+        self._turns = Turns(1)
 
     async def embed(self, texts: Sequence[PromptedText], stages: Stages) -> list[EmbeddedText]:
         """Embeds n >= 1 texts. With templates, an embedding is the mean of the prompts', brought
@@ -76,17 +78,27 @@ class TextEmbedder:
 
         Raises InvalidRequest (field ``prompt_templates``) if that mean is zero.
         """
-        with stages.stage("tokenise"):
-            keys = [text.digest() for text in texts]
-            found = {key: self._recent.get(key) for key in keys}
-            new = {key: text for key, text in zip(keys, texts, strict=True) if found[key] is None}
-            tokenised = await self._tokenise([text.prompts() for text in new.values()])
-        with stages.stage("embed"):
-            rows = iter(await self._encode([row for rows in tokenised for row in rows]))
+        keys = [text.digest() for text in texts]
+        if len(keys) > 1:
+            return await self._embed(keys, texts, stages)
+        # What many ask for at a time is embedded for the first, and for the next if that one fails.
+        async with self._turns.take(keys[0]):
+            return await self._embed(keys, texts, stages)
+
+    async def _embed(
+        self, keys: Sequence[bytes], texts: Sequence[PromptedText], stages: Stages
+    ) -> list[EmbeddedText]:
+        found = {key: self._recent.get(key) for key in keys}
+        new = {key: text for key, text in zip(keys, texts, strict=True) if found[key] is None}
         known = {key: text for key, text in found.items() if text is not None}
-        for key, prompts in zip(new, tokenised, strict=True):
-            embedded = _ensemble(prompts, [next(rows) for _ in prompts])
-            known[key] = self._recent.keep(key, embedded)
+        if new:
+            with stages.stage("tokenise"):
+                tokenised = await self._tokenise([text.prompts() for text in new.values()])
+            with stages.stage("embed"):
+                rows = iter(await self._encode([row for rows in tokenised for row in rows]))
+            for key, prompts in zip(new, tokenised, strict=True):
+                embedded = _ensemble(prompts, [next(rows) for _ in prompts])
+                known[key] = self._recent.keep(key, embedded)
         return [known[key] for key in keys]
 
     async def _tokenise(self, texts: Sequence[Sequence[str]]) -> list[list[TokenizedText]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,7 @@ from clipsearch_server.ports import (
     Embeddings,
     ImageIndex,
     NearestQuery,
+    Revision,
     ScoredId,
     StoredImage,
 )
@@ -338,6 +339,33 @@ async def test_an_image_is_found_as_soon_as_it_is_stored(index: ImageIndex) -> N
 
     await asyncio.gather(*(add_and_look(number) for number in range(64)))
     assert await index.count() == 32
+
+
+async def test_a_change_has_a_revision_of_its_own(index: ImageIndex) -> None:
+    async def revision_after(change: Awaitable[None]) -> Revision | None:
+        doing = asyncio.ensure_future(change)
+        seen = []
+        while not doing.done():
+            await asyncio.sleep(0)
+            seen.append(index.revision)
+        await doing
+        # Whatever is seen meanwhile, it is not what stands for the result.
+        assert index.revision is None or index.revision not in seen[:-1]
+        return index.revision
+
+    image = an_image(1)
+    revisions = [
+        index.revision,
+        await revision_after(index.upsert([image], embeddings(1))),
+        await revision_after(index.upsert([replace(image, uri="other")], embeddings(1))),
+        await revision_after(index.delete([image.id])),
+    ]
+    if revisions[0] is None:  # of an index that others change too
+        assert revisions == [None] * 4
+    else:
+        assert len(set(revisions)) == 4
+    await index.list(limit=1)
+    assert index.revision == revisions[-1]
 
 
 async def test_of_equal_scores_the_lower_id_comes_first(index: ImageIndex) -> None:

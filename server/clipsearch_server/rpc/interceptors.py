@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from types import TracebackType
+from typing import Any, Self, TypeAlias, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -94,19 +94,26 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, behaviour: Any) -> Any:
         async def call(requests: AsyncIterator[Any], context: Context) -> Any:
-            record = CallRecord(method, context)
-            async with self._recorded(record) as failure, self._admitted(record, context):
+            with (
+                _Outcome(method, context, self._refusals) as outcome,
+                self._admitted(outcome.record, context),
+            ):
+                loop = asyncio.get_running_loop()
                 remaining_s = context.time_remaining()
                 if remaining_s is None:
                     remaining_s = self._default_deadline_s
-                async with asyncio.timeout(remaining_s):
+                ends_at = loop.time() + remaining_s
+                # Who never sends it would hold a place for as long as its deadline says.
+                async with asyncio.timeout(
+                    min(remaining_s, self._default_deadline_s)
+                ) as time_limit:
                     with call_ends_in(remaining_s):
-                        # Who never sends it would hold a place for as long as its deadline says.
-                        async with asyncio.timeout(self._default_deadline_s):
-                            # Under no name: gRPC keeps this frame with a failure.
-                            received = [await _only(requests)]
+                        # Under no name: gRPC keeps this frame with a failure.
+                        received = [await _only(requests)]
+                        if remaining_s > self._default_deadline_s:
+                            time_limit.reschedule(ends_at)
                         return await behaviour(received.pop(), context)
-            await failure.tell(context)
+            await outcome.tell(context)
 
         return call
 
@@ -120,48 +127,25 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _stream(self, method: str, behaviour: Any) -> Any:
         async def call(requests: AsyncIterator[Any], context: Context) -> None:
-            record = CallRecord(method, context)
-            # Closed with the call, and not some time after: it may hold on to a collection.
-            async with (
-                self._recorded(record) as failure,
-                self._admitted(record, context),
-                _closing(_iterator(requests)) as messages,
-                ends_if_idle(self._stream_idle_s) as note_message,
-                aclosing(behaviour(noting(messages, note_message), context)) as responses,
+            with (
+                _Outcome(method, context, self._refusals) as outcome,
+                self._admitted(outcome.record, context),
             ):
-                async for response in responses:
-                    await context.write(response)
-                    note_message()
-            await failure.tell(context)
+                # Closed with the call, and not some time after: it may hold on to a collection.
+                async with (
+                    _closing(_iterator(requests)) as messages,
+                    ends_if_idle(self._stream_idle_s) as note_message,
+                    aclosing(behaviour(noting(messages, note_message), context)) as responses,
+                ):
+                    async for response in responses:
+                        await context.write(response)
+                        note_message()
+            await outcome.tell(context)
 
         return call
 
-    @asynccontextmanager
-    async def _recorded(self, record: CallRecord) -> AsyncIterator[_Failure]:
-        """Turns what a call raises into the failure to tell, and records it."""
-        failure = _Failure()
-        try:
-            yield failure
-        except (asyncio.CancelledError, GeneratorExit):
-            record.cancelled()
-            raise
-        except Exception as error:  # every error has a status; see `to_status`
-            status = to_status(error)
-            trailers: list[tuple[str, str | bytes]] = [(_DETAILS, status.SerializeToString())]
-            if isinstance(error, Overloaded):
-                record.failed(status, line=False)
-                self._refusals.note(record.method, error.reason, record.caller)
-                trailers.append((_PUSHBACK, str(round(error.retry_after_s * 1000))))
-            else:
-                record.failed(status)
-            # Given with the error, since these take the place of those that were set.
-            trailers += record.trailing_metadata
-            failure.answer = (_CODES[status.code], status.message, tuple(trailers))
-        finally:
-            record.end()
-
-    @asynccontextmanager
-    async def _admitted(self, record: CallRecord, context: Context) -> AsyncIterator[None]:
+    @contextmanager
+    def _admitted(self, record: CallRecord, context: Context) -> Iterator[None]:
         """Lets a call in, or raises why not."""
         work = METHODS[record.method].work
         record.caller = self._authenticate(context)
@@ -174,21 +158,57 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             yield
 
 
-@dataclass(slots=True)
-class _Failure:
-    """What a call is answered with that failed: a code, a message and trailers.
+class _Outcome:
+    """What became of a call: its record, and, if what the block does fails, what to answer.
 
-    It is told when the error is gone. gRPC keeps what ``abort`` raises with the call, and were the
-    error still being handled, they would keep each other and the call's message until Python next
-    collects its garbage.
+    That is told when the error is gone. gRPC keeps what ``abort`` raises with the call, and were
+    the error still being handled, they would keep each other and the call's message until Python
+    next collects its garbage.
     """
 
-    answer: tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]] | None = None
+    __slots__ = ("_answer", "_refusals", "record")
+
+    def __init__(self, method: str, context: Context, refusals: Refusals) -> None:
+        self.record = CallRecord(method, context)
+        self._refusals = refusals
+        # A code, a message and trailers.
+        self._answer: tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        try:
+            if isinstance(error, asyncio.CancelledError | GeneratorExit):
+                self.record.cancelled()
+            elif isinstance(error, Exception):
+                self._fail(error)
+        finally:
+            self.record.end()
+        return self._answer is not None
 
     async def tell(self, context: Context) -> None:
         """Ends the call, if it failed."""
-        if self.answer is not None:
-            await context.abort(*self.answer)
+        if self._answer is not None:
+            await context.abort(*self._answer)
+
+    def _fail(self, error: Exception) -> None:
+        status = to_status(error)  # every error has one
+        trailers: list[tuple[str, str | bytes]] = [(_DETAILS, status.SerializeToString())]
+        if isinstance(error, Overloaded):
+            self.record.failed(status, line=False)
+            self._refusals.note(self.record.method, error.reason, self.record.caller)
+            trailers.append((_PUSHBACK, str(round(error.retry_after_s * 1000))))
+        else:
+            self.record.failed(status)
+        # Given with the error, since these take the place of those that were set.
+        trailers += self.record.trailing_metadata
+        self._answer = (_CODES[status.code], status.message, tuple(trailers))
 
 
 async def _only(requests: AsyncIterator[Any]) -> Any:

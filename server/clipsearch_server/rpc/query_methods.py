@@ -16,6 +16,7 @@ from clipsearch_server.catalog import Catalog
 from clipsearch_server.engine import SearchEngine
 from clipsearch_server.errors import InvalidRequest, ModelOutputInvalid
 from clipsearch_server.rpc import queries
+from clipsearch_server.rpc.answers import Answers
 from clipsearch_server.rpc.options import Context, ServiceOptions
 from clipsearch_server.rpc.page_tokens import Binding, bindings, read_cursor
 from clipsearch_server.rpc.status import to_status
@@ -31,15 +32,20 @@ class QueryMethods(ImageSearchServiceServicer):
 
     _catalog: Catalog
     _options: ServiceOptions
+    _answers: Answers
 
     async def QueryText(
         self, request: pb.QueryTextRequest, context: Context
     ) -> pb.QueryTextResponse:
         with _timed(context) as stages:
             async with self._catalog.engine(request.collection) as engine:
-                query = queries.text_query(request, self._defaults(engine))
-                found, binding = await _page(engine, query, request, stages)
-                return queries.text_response(found, binding)
+
+                async def answer() -> pb.QueryTextResponse:
+                    query = queries.text_query(request, self._defaults(engine))
+                    found, binding = await _page(engine, query, request, stages)
+                    return queries.text_response(found, binding)
+
+                return await self._answers.of(engine, request, answer)
 
     async def QueryTexts(
         self, request: pb.QueryTextsRequest, context: Context

@@ -14,6 +14,7 @@ from clipsearch.v1.image_search_pb2_grpc import ImageSearchServiceServicer
 from clipsearch_server.catalog import Catalog
 from clipsearch_server.errors import ImageNotFound, InvalidRequest
 from clipsearch_server.rpc import convert, transfer
+from clipsearch_server.rpc.answers import Answers
 from clipsearch_server.rpc.collection_methods import CollectionMethods
 from clipsearch_server.rpc.collections import collection, model_of
 from clipsearch_server.rpc.options import Context, ServiceOptions
@@ -33,6 +34,7 @@ class ImageSearchServicer(QueryMethods, CollectionMethods, ImageSearchServiceSer
         self._catalog = catalog
         self._options = options
         self._request_ids = RequestIds()
+        self._answers = Answers()
 
     async def AddImage(self, request: pb.AddImageRequest, context: Context) -> pb.AddImageResponse:
         async with self._options.memory.take(len(request.content)):

@@ -115,7 +115,7 @@ async def test_what_is_refused_and_what_is_under_way_can_be_seen(
 ) -> None:
     refused = value("clipsearch_refused_total", work="query", reason="SERVER_OVERLOADED")
     encoder.gate.clear()
-    calls = [service.QueryText(pb.QueryTextRequest(text="red")) for _ in range(8)]
+    calls = [service.QueryText(pb.QueryTextRequest(text=f"red {n}")) for n in range(8)]
     await encoder.until_waiting(8)
     assert value("clipsearch_in_flight", work="query") == 8
     with pytest.raises(grpc.aio.AioRpcError):

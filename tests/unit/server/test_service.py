@@ -240,7 +240,7 @@ async def test_what_is_over_the_bound_is_refused_and_told_when_to_retry(
     service: Stub, encoder: FakeEncoder
 ) -> None:
     encoder.gate.clear()
-    calls = [service.QueryText(pb.QueryTextRequest(text="red")) for _ in range(8)]
+    calls = [service.QueryText(pb.QueryTextRequest(text=f"red {n}")) for n in range(8)]
     await encoder.until_waiting(8)
     refused = service.QueryText(pb.QueryTextRequest(text="red"))
     status = await status_of(refused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -16,15 +17,20 @@ from clipsearch_server.errors import DeadlineExceeded, IndexUnavailable, Startup
 from clipsearch_server.indexes.edge.protocol import (
     LENGTH_BYTES,
     READY,
+    Delete,
     Forget,
     Ordered,
     Request,
+    Upsert,
     body_length,
     frame,
     unframe,
 )
+from clipsearch_server.ports import Revision
 
 _log = logging.getLogger(__name__)
+
+_numbers = itertools.count()  # of the processes started, so that none is taken for another
 
 _STOP_S = 10.0  # for the answers that are due and a flush; then it is killed, and loses nothing
 
@@ -47,6 +53,9 @@ class EdgeProcess:
         self._writer = writer
         self._last_id = READY
         self._waiting: dict[int, asyncio.Future[Any]] = {}  # until answered, called for or not
+        self._changing: set[int] = set()  # of them, those that change the shard
+        self._changes = 0  # that were answered
+        self._number = next(_numbers)
         self._receiver: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
         self.abandoned = 0  # requests not answered yet, whose callers have gone
@@ -99,6 +108,13 @@ class EdgeProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def revision(self) -> Revision | None:
+        """Stands for what the shard holds; None while that may change."""
+        if self._changing or self.ended.is_set():
+            return None
+        return self._number, self._changes
+
     async def call(self, request: Request, timeout_s: float | None = None) -> Any:
         """Returns the answer that the request's docstring promises.
 
@@ -112,6 +128,8 @@ class EdgeProcess:
         self._last_id += 1
         message_id = self._last_id
         answer = self._waiting[message_id] = asyncio.get_running_loop().create_future()
+        if isinstance(request, Upsert | Delete):
+            self._changing.add(message_id)
         self._writer.write(frame(message_id, request))
         try:
             async with asyncio.timeout(timeout_s):
@@ -165,6 +183,9 @@ class EdgeProcess:
             while True:
                 message_id, content = await self._receive()
                 answer = self._waiting.pop(message_id)
+                if message_id in self._changing:
+                    self._changing.remove(message_id)
+                    self._changes += 1
                 if answer.done():  # its caller has gone
                     self.abandoned -= 1
                     continue

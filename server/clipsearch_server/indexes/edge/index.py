@@ -55,6 +55,7 @@ from clipsearch_server.ports import (
     ImagePage,
     IndexedField,
     NearestQuery,
+    Revision,
     ScoredId,
     StoredImage,
 )
@@ -129,6 +130,10 @@ class EdgeIndex:
     @property
     def description(self) -> str:
         return DESCRIPTION
+
+    @property
+    def revision(self) -> Revision | None:
+        return self._shard.revision
 
     async def upsert(self, images: Sequence[StoredImage], embeddings: Embeddings) -> None:
         embeddings = checked_embeddings(embeddings, len(images), self._embedding_dim)

@@ -32,7 +32,7 @@ from clipsearch_server.indexes.edge.rebuild import rebuild
 from clipsearch_server.indexes.fields import without_index
 from clipsearch_server.indexes.tasks import cancel
 from clipsearch_server.metrics import INDEX_PROCESS_RESTARTS
-from clipsearch_server.ports import IndexedField
+from clipsearch_server.ports import IndexedField, Revision
 
 _log = logging.getLogger(__name__)
 
@@ -110,6 +110,11 @@ class LiveShard:
     def abandoned(self) -> int:
         """How many requests the process has to answer whose callers have gone."""
         return self._process.abandoned
+
+    @property
+    def revision(self) -> Revision | None:
+        """Stands for what the shard holds; None while that may change."""
+        return self._process.revision
 
     async def read(self, request: Read | CopyPage) -> Any:
         """Returns the request's answer. Raises what EdgeProcess.call raises."""

@@ -40,6 +40,7 @@ from clipsearch_server.ports import (
     ImagePage,
     IndexedField,
     NearestQuery,
+    Revision,
     ScoredId,
     StoredImage,
 )
@@ -86,6 +87,7 @@ class QdrantIndex:
         self._spec = spec
         self._address = address
         self.description = f"qdrant {server_version} at {address}"
+        self.revision: Revision | None = None  # other servers write to it too
         self._timeout_s = timeout_s
         self._collection = OpenCollection(
             client, name, spec=spec, address=address, server_version=server_version
