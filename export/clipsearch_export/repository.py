@@ -5,7 +5,7 @@
     model_card.json             the card, and the SHA-256 of what is not for Triton alone
     clip_text/config.pbtxt      for Triton (see `triton`)
     clip_text/tokenizer.json    Hugging Face tokenizers format, start and end token included
-    clip_text/1/model.onnx      (and model.onnx.data, if it would exceed protobuf's 2 GiB)
+    clip_text/1/model.onnx      (and model.onnx.data, the weights, if they take over 32 MiB)
     clip_vision/config.pbtxt
     clip_vision/1/model.onnx
     canary.npz                  an input and the output of each (see `canary`)
