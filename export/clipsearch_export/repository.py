@@ -27,8 +27,9 @@ import onnx
 from clipsearch_export.canary import CANARY_NAME, write_canary
 from clipsearch_export.card import ModelCard
 from clipsearch_export.checkpoint import CARD_NAME, CONFIG_KEY, Checkpoint
+from clipsearch_export.choices import Backend
 from clipsearch_export.to_onnx import OnnxTowers, save_onnx
-from clipsearch_export.triton import TEXT_MODEL, VISION_MODEL, Backend, write_triton_files
+from clipsearch_export.triton import TEXT_MODEL, VISION_MODEL, write_triton_files
 
 CARD_KEY = "clipsearch.model_card"  # ONNX metadata: the card as JSON, without `files`
 FINGERPRINT_KEY = "clipsearch.fingerprint"  # ONNX metadata: its fingerprint again, for a quick look
