@@ -28,8 +28,8 @@ async def enter_both(
         for task in entering:
             task.cancel()
         await asyncio.wait(entering)
-        for context, task in zip(contexts, entering, strict=True):
-            if not task.cancelled() and task.exception() is None:
+        for context, entered in zip(contexts, entering, strict=True):
+            if not entered.cancelled() and entered.exception() is None:
                 stack.push_async_exit(context)
     for task in entering:
         if task in done:
