@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from clipsearch_export.checkpoint import Checkpoint
-from clipsearch_export.precision import Precision
+from clipsearch_export.choices import Precision
 
 FORMAT_VERSION = 1
 

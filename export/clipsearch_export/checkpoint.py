@@ -30,9 +30,9 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
+from clipsearch_export.choices import DEMO
 from clipsearch_export.weights import read_weights
 
-DEMO = "demo"
 CARD_NAME = "model_card.json"
 CONFIG_KEY = "clipsearch.config"  # ONNX metadata: the checkpoint's config.json
 

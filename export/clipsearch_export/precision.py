@@ -1,11 +1,10 @@
-"""The precisions in which a model can be exported, and how an ONNX model gets there."""
+"""How an ONNX model gets into the precision in which it is exported."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import tempfile
-from enum import StrEnum
 from pathlib import Path
 
 import onnx
@@ -15,6 +14,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from torch import nn
 
 from clipsearch_export.checkpoint import Checkpoint
+from clipsearch_export.choices import Precision
 from clipsearch_export.to_onnx import (
     MAX_SINGLE_FILE_BYTES,
     OnnxTowers,
@@ -27,20 +27,6 @@ _MATMUL_BITS = 8
 # Every 32 weights of a column share a scale. With 128, ONNX Runtime's kernel is a little faster,
 # but an embedding then depends (by 5e-8) on what else is in its batch.
 _MATMUL_BLOCK = 32
-
-
-class Precision(StrEnum):
-    """How weights are stored and in which numbers the towers compute."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"  # weights and arithmetic; norms, softmax and L2 norm accumulate in float32
-    INT8 = "int8"  # weights of the linear layers only: an embedding is its own image's affair
-    INT8_DYNAMIC = "int8-dynamic"  # activations too, with one scale for a whole batch
-
-    @property
-    def min_cosine(self) -> float:
-        """The lowest cosine between an exported embedding and PyTorch's that passes the gate."""
-        return {"fp32": 0.9999, "fp16": 0.999, "int8": 0.98, "int8-dynamic": 0.98}[self.value]
 
 
 def export_in(

@@ -5,7 +5,7 @@
     model_card.json             the card, and the SHA-256 of what is not for Triton alone
     clip_text/config.pbtxt      for Triton (see `triton`)
     clip_text/tokenizer.json    Hugging Face tokenizers format, start and end token included
-    clip_text/1/model.onnx      (and model.onnx.data, if it would exceed protobuf's 2 GiB)
+    clip_text/1/model.onnx      (and model.onnx.data, the weights, if they take over 32 MiB)
     clip_vision/config.pbtxt
     clip_vision/1/model.onnx
     canary.npz                  an input and the output of each (see `canary`)
@@ -27,8 +27,9 @@ import onnx
 from clipsearch_export.canary import CANARY_NAME, write_canary
 from clipsearch_export.card import ModelCard
 from clipsearch_export.checkpoint import CARD_NAME, CONFIG_KEY, Checkpoint
+from clipsearch_export.choices import Backend
 from clipsearch_export.to_onnx import OnnxTowers, save_onnx
-from clipsearch_export.triton import TEXT_MODEL, VISION_MODEL, Backend, write_triton_files
+from clipsearch_export.triton import TEXT_MODEL, VISION_MODEL, write_triton_files
 
 CARD_KEY = "clipsearch.model_card"  # ONNX metadata: the card as JSON, without `files`
 FINGERPRINT_KEY = "clipsearch.fingerprint"  # ONNX metadata: its fingerprint again, for a quick look

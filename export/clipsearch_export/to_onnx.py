@@ -20,8 +20,10 @@ from clipsearch_export.weights import name_weights
 # ONNX Runtime 1.19, which Triton 24.10 carries, refuses opset 22 and IR version 11.
 OPSET = 18
 MAX_IR_VERSION = 10
-# Beyond this, weights go to a file beside the model's: protobuf takes no message over 2 GiB.
-MAX_SINGLE_FILE_BYTES = 2_000_000_000
+# Beyond this, weights go to a file beside the model's, which a runtime maps: it neither parses and
+# copies them, nor holds those that it does not use, as most rows of the token embedding. Protobuf
+# takes no message over 2 GiB anyway.
+MAX_SINGLE_FILE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +117,16 @@ def save_onnx(
     """Writes a model, in one file if its weights allow it; otherwise the weights go to the file
     with ``.data`` appended to the name. Creates the folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    weights = file.with_name(f"{file.name}.data")
     onnx.save(
         model,
         file,
         save_as_external_data=weight_bytes(model) > max_single_file_bytes,
-        location=f"{file.name}.data",
+        location=weights.name,
     )
+    if weights.exists():
+        # For whoever may read the model: onnx leaves it to its owner alone.
+        weights.chmod(file.stat().st_mode)
 
 
 def weight_bytes(model: onnx.ModelProto) -> int:

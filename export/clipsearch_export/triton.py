@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from transformers import CLIPModel
 
 from clipsearch_export.card import ModelCard
+from clipsearch_export.choices import Backend
 
 TEXT_MODEL = "clip_text"
 VISION_MODEL = "clip_vision"
@@ -60,13 +60,6 @@ _WARMUP = """\
     }}
   }}"""
 _PARAMETER = 'parameters {{ key: "{key}" value {{ string_value: {value} }} }}'
-
-
-class Backend(StrEnum):
-    """Which of Triton's backends runs the ONNX files."""
-
-    ONNXRUNTIME = "onnxruntime"
-    PYTHON = "python"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,12 @@ from clipsearch_server.catalog import Catalog, EngineMaker, EngineMakerFactory
 from clipsearch_server.cores import cores
 from clipsearch_server.embedding import ImageEmbedder
 from clipsearch_server.engine import SearchEngine
+from clipsearch_server.entering import enter_both
 from clipsearch_server.errors import ClipsearchError, ModelMismatch
 from clipsearch_server.loaded_model import LoadedModels
 from clipsearch_server.metrics_endpoint import counting_images, measure_lag, serve_metrics
 from clipsearch_server.open_identity import open_identity
-from clipsearch_server.open_models import max_decoded, open_models
+from clipsearch_server.open_models import max_decoded, open_folders, open_models
 from clipsearch_server.open_server import open_server, server_version
 from clipsearch_server.open_store import open_store
 from clipsearch_server.ports import ImageFetcher, ImageIndex
@@ -84,10 +85,12 @@ async def open_app(settings: Settings, *, shares_port: bool = False) -> AsyncIte
     async with AsyncExitStack() as stack:
         # Before all that takes time, as it may say no.
         identity = await stack.enter_async_context(open_identity(settings))
-        # Decoding processes start before gRPC does: gRPC's threads do not survive a fork.
-        models = await open_models(stack, settings)
+        folders = await asyncio.to_thread(open_folders, settings)
+        # Before gRPC serves. Side by side, as the one has threads load, and the other a process.
+        models, store = await enter_both(
+            stack, open_models(settings, folders), open_store(settings, folders[0].card)
+        )
         await _open_tracing(stack, settings)
-        store = await open_store(stack, settings, next(iter(models)).card)
         memory = Budget(settings.max_in_flight_mib * 2**20)
         fetcher = None
         if settings.fetch.enabled:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeAlias
 
 from clipsearch_server.canary import read_canary
 from clipsearch_server.cores import cores
 from clipsearch_server.decoding.pool import WorkerPool
 from clipsearch_server.encoders.batching import BatchingEncoder
 from clipsearch_server.encoders.proven import ProvenEncoder
+from clipsearch_server.entering import enter_both
 from clipsearch_server.errors import StartupError
 from clipsearch_server.loaded_model import LoadedModel, LoadedModels
 from clipsearch_server.model import ModelCard, ModelFolder, open_model_folder
@@ -18,37 +20,47 @@ from clipsearch_server.ports import Encoder, ImageDecoder
 from clipsearch_server.settings import Settings
 from clipsearch_server.text import Tokenizer
 
+# What decides how an image is decoded for a model: size_px, resize_px, resample.
+_Size: TypeAlias = tuple[int, int, str]
 
-async def open_models(stack: AsyncExitStack, settings: Settings) -> LoadedModels:
-    """Opens the model of ``model_dir`` and those of ``extra_model_dirs``, in this order.
 
-    Raises StartupError if one cannot be opened, or if two are the same.
+def open_folders(settings: Settings) -> list[ModelFolder]:
+    """Reads the folders of ``model_dir`` and of ``extra_model_dirs``, in this order.
+
+    Raises StartupError if one cannot be used, or if two are of the same model.
     """
     if settings.extra_model_dirs and settings.encoder.backend == "triton":
         raise StartupError(
             "extra_model_dirs: a Triton server has one model, under the names that every model "
             "folder gives it; run several with --encoder-backend onnxruntime, or a server for each"
         )
-    folders = [
-        await asyncio.to_thread(open_model_folder, path)
-        for path in (settings.model_dir, *settings.extra_model_dirs)
-    ]
+    folders = [open_model_folder(path) for path in (settings.model_dir, *settings.extra_model_dirs)]
     _require_different(folders)
-    decoders: dict[tuple[int, int, str], ImageDecoder] = {}
-    for card in (folder.card for folder in folders):
-        if _size(card) not in decoders:
-            decoders[_size(card)] = await _open_decoder(stack, settings, card)
-    return LoadedModels(
-        [
-            LoadedModel(
-                card=folder.card,
-                tokenizer=await asyncio.to_thread(_open_tokenizer, folder),
-                encoder=await _open_encoder(stack, settings, folder),
-                decoder=decoders[_size(folder.card)],
-            )
-            for folder in folders
-        ]
-    )
+    return folders
+
+
+@asynccontextmanager
+async def open_models(
+    settings: Settings, folders: Sequence[ModelFolder]
+) -> AsyncIterator[LoadedModels]:
+    """Opens the models of these folders, in this order. Raises StartupError if one cannot be."""
+    async with AsyncExitStack() as stack:
+        decoders, encoders = await enter_both(
+            stack,
+            _open_decoders(settings, [folder.card for folder in folders]),
+            _open_encoders(settings, folders),
+        )
+        yield LoadedModels(
+            [
+                LoadedModel(
+                    card=folder.card,
+                    tokenizer=await asyncio.to_thread(_open_tokenizer, folder),
+                    encoder=encoder,
+                    decoder=decoders[_size(folder.card)],
+                )
+                for folder, encoder in zip(folders, encoders, strict=True)
+            ]
+        )
 
 
 def _require_different(folders: Sequence[ModelFolder]) -> None:
@@ -62,25 +74,41 @@ def _require_different(folders: Sequence[ModelFolder]) -> None:
             )
 
 
-def _size(card: ModelCard) -> tuple[int, int, str]:
-    """What decides how an image is decoded for a model."""
+def _size(card: ModelCard) -> _Size:
     return card.image_size_px, card.resize_px, card.resample
 
 
-async def _open_decoder(stack: AsyncExitStack, settings: Settings, card: ModelCard) -> ImageDecoder:
-    return await stack.enter_async_context(
-        WorkerPool(
-            size_px=card.image_size_px,
-            resize_px=card.resize_px,
-            resample=card.resample,
-            max_pixels=settings.image.max_pixels,
-            max_bytes=settings.image.max_bytes,
-            workers=settings.image.decode_workers,
-            memory_bytes=settings.image.decode_memory_mib * 2**20,
-            cpu_s=settings.image.decode_cpu_s,
-            max_waiting=settings.image.decode_max_waiting,
-        )
-    )
+@asynccontextmanager
+async def _open_decoders(
+    settings: Settings, cards: Sequence[ModelCard]
+) -> AsyncIterator[Mapping[_Size, ImageDecoder]]:
+    """Models of one size share a decoder."""
+    decoders: dict[_Size, ImageDecoder] = {}
+    async with AsyncExitStack() as stack:
+        for card in cards:
+            if _size(card) not in decoders:
+                decoders[_size(card)] = await stack.enter_async_context(
+                    WorkerPool(
+                        size_px=card.image_size_px,
+                        resize_px=card.resize_px,
+                        resample=card.resample,
+                        max_pixels=settings.image.max_pixels,
+                        max_bytes=settings.image.max_bytes,
+                        workers=settings.image.decode_workers,
+                        memory_bytes=settings.image.decode_memory_mib * 2**20,
+                        cpu_s=settings.image.decode_cpu_s,
+                        max_waiting=settings.image.decode_max_waiting,
+                    )
+                )
+        yield decoders
+
+
+@asynccontextmanager
+async def _open_encoders(
+    settings: Settings, folders: Sequence[ModelFolder]
+) -> AsyncIterator[list[Encoder]]:
+    async with AsyncExitStack() as stack:
+        yield [await _open_encoder(stack, settings, folder) for folder in folders]
 
 
 def _open_tokenizer(folder: ModelFolder) -> Tokenizer:

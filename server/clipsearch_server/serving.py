@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 import resource
@@ -36,11 +37,19 @@ async def serve(
         # not look at it again: 25 to 56 ms each time (measured in bench/index_optimize.py).
         gc.collect()
         gc.freeze()
+        _give_memory_back()
         on_serving(app.address)
         await stopping.wait()
         logger.info("draining grace_s=%g", settings.grace_s)
         await app.drain()
     logger.info("stopped")
+
+
+def _give_memory_back() -> None:
+    """What starting took and freed again: glibc keeps it, of a model in one file as much as that
+    takes. Other C libraries have no such call."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def _take_all_descriptors() -> None:

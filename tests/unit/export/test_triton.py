@@ -19,7 +19,8 @@ from tritonclient.grpc import model_config_pb2
 
 from clipsearch_export.__main__ import main
 from clipsearch_export.card import ModelCard
-from clipsearch_export.triton import TEXT_MODEL, VISION_MODEL, Backend, triton_config
+from clipsearch_export.choices import Backend
+from clipsearch_export.triton import TEXT_MODEL, VISION_MODEL, triton_config
 
 ROOT = Path(__file__).parents[3]
 CHECKPOINT = ROOT.parent / "shared" / "models" / "clip-vit-base-patch32"
@@ -161,7 +162,8 @@ def test_the_default_models_sizes_are_its_own() -> None:
 
 def test_the_demo_model_has_what_is_written_for_it() -> None:
     shipped = ROOT / "server" / "clipsearch_server" / "demo_model"
-    from clipsearch_export.checkpoint import DEMO, load_checkpoint
+    from clipsearch_export.checkpoint import load_checkpoint
+    from clipsearch_export.choices import DEMO
 
     checkpoint = load_checkpoint(DEMO)
     for tower in TOWERS:
