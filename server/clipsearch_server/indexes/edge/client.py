@@ -47,6 +47,7 @@ class EdgeProcess:
         self._writer = writer
         self._last_id = READY
         self._waiting: dict[int, asyncio.Future[Any]] = {}  # until answered, called for or not
+        self._unsent: list[bytes] = []  # what this turn of the event loop has asked
         self._receiver: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
         self.abandoned = 0  # requests not answered yet, whose callers have gone
@@ -102,8 +103,8 @@ class EdgeProcess:
     async def call(self, request: Request, timeout_s: float | None = None) -> Any:
         """Returns the answer that the request's docstring promises.
 
-        The request is sent before this first gives way to another task, so requests cross in the
-        order of their calls. Whoever gives up on a read spares the process the work, unless it has
+        The request is on its way before this first gives way to another task, so requests cross in
+        the order of their calls. Whoever gives up on a read spares the process the work, unless it has
         begun. Raises what the process answers with (StorageFull, IndexUnavailable, ValueError),
         IndexUnavailable if it ends first, DeadlineExceeded.
         """
@@ -112,7 +113,7 @@ class EdgeProcess:
         self._last_id += 1
         message_id = self._last_id
         answer = self._waiting[message_id] = asyncio.get_running_loop().create_future()
-        self._writer.write(frame(message_id, request))
+        self._send(message_id, request)
         try:
             async with asyncio.timeout(timeout_s):
                 return await answer
@@ -122,10 +123,11 @@ class EdgeProcess:
             if message_id in self._waiting:
                 self.abandoned += 1
                 if not isinstance(request, Ordered):
-                    self._writer.write(frame(message_id, Forget()))
+                    self._send(message_id, Forget())
 
     async def stop(self) -> None:
         """Lets the process answer what it was asked, flush and exit."""
+        self._flush()
         if not self._writer.is_closing():
             self._writer.write_eof()
         try:
@@ -144,6 +146,18 @@ class EdgeProcess:
         if self._receiver is not None:
             await asyncio.wait({self._receiver})
         self._writer.close()
+
+    def _send(self, message_id: int, request: Request | Forget) -> None:
+        """Sends a request, at the end of this turn of the event loop: those that many callers make
+        in it cost one system call, and writes among them one update of the shard."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(frame(message_id, request))
+
+    def _flush(self) -> None:
+        if self._unsent:
+            self._writer.write(b"".join(self._unsent))
+            self._unsent.clear()
 
     async def _ready(self, folder: Path) -> None:
         try:
