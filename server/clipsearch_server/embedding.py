@@ -19,7 +19,6 @@ from clipsearch_server.ports import Embedding, Encoder, ImageDecoder, ImageFetch
 from clipsearch_server.priority import Places
 from clipsearch_server.stages import stage
 
-
 # Hashed in a tenth of a millisecond, a few tenths where the processor has no instructions for it:
 # another thread costs as much.
 _HASHED_AT_ONCE_BYTES = 2**17
@@ -38,11 +37,11 @@ class Picture:
 class ImageEmbedder:
     """Fetches, checks, decodes and embeds images.
 
-    ``executor`` runs what would stop the event loop: hashing what is large. ``fetcher`` is None where images may
-    not be given by URL. At most ``max_decoded`` images are decoded and not yet embedded.
-    ``memory`` is the bytes of all encoded images under way: the fetcher takes what it fetches, and
-    whoever brings a content takes its part first. Who has a part may wait for a decoder, and so
-    may not wait for another part. What a port raises is passed on.
+    ``executor`` runs what would stop the event loop: hashing what is large. ``fetcher`` is None
+    where images may not be given by URL. At most ``max_decoded`` images are decoded and not yet
+    embedded. ``memory`` is the bytes of all encoded images under way: the fetcher takes what it
+    fetches, and whoever brings a content takes its part first. Who has a part may wait for a
+    decoder, and so may not wait for another part. What a port raises is passed on.
     """
 
     def __init__(

@@ -240,7 +240,8 @@ async def test_find_follows_a_replacement(index: ImageIndex) -> None:
     await index.upsert([an_image(1, sha256="a" * 64)], embeddings(1))
     await index.upsert([an_image(1, sha256="b" * 64)], embeddings(1))
     stored, twin = await index.find(UUID(int=1), "a" * 64)
-    assert stored is not None and stored.sha256 == "b" * 64
+    assert stored is not None
+    assert stored.sha256 == "b" * 64
     assert twin is None
 
 

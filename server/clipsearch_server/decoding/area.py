@@ -19,7 +19,7 @@ _PIECE_BYTES = 2**18
 
 
 class Area:
-    """A mapping of an anonymous file: room for pixels of one shape, then for the content, and a byte.
+    """A mapping of an anonymous file: room for pixels of one shape, for the content, and a byte.
 
     Pages are taken when they are first written to.
     """

@@ -104,8 +104,8 @@ class EdgeProcess:
         """Returns the answer that the request's docstring promises.
 
         The request is on its way before this first gives way to another task, so requests cross in
-        the order of their calls. Whoever gives up on a read spares the process the work, unless it has
-        begun. Raises what the process answers with (StorageFull, IndexUnavailable, ValueError),
+        the order of their calls. Whoever gives up on a read spares the process the work, unless it
+        has begun. Raises what the process answers with (StorageFull, IndexUnavailable, ValueError),
         IndexUnavailable if it ends first, DeadlineExceeded.
         """
         if self.ended.is_set():

@@ -96,8 +96,9 @@ class _Inbox:
         """Waits for something to arrive and takes it in; returns whether anything did."""
         if self.closed or (timeout_s and not self._poll.poll(timeout_s * 1000)):
             return False
+        flags = 0 if timeout_s is None else socket.MSG_DONTWAIT
         try:
-            data = self._channel.recv(_RECEIVE_BYTES, 0 if timeout_s is None else socket.MSG_DONTWAIT)
+            data = self._channel.recv(_RECEIVE_BYTES, flags)
         except BlockingIOError:
             return False
         self.closed = not data
