@@ -16,6 +16,7 @@ async def ends_if_idle(idle_s: float) -> AsyncIterator[Callable[[], None]]:
     DeadlineExceeded then."""
     loop = asyncio.get_running_loop()
     noted_at = loop.time()
+    looking: asyncio.TimerHandle
 
     def note() -> None:
         nonlocal noted_at
