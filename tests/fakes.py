@@ -171,9 +171,13 @@ class FakeIndex:
         await self.health()
         return [self._stored[image_id][0] for image_id in ids if image_id in self._stored]
 
-    async def find_content(self, sha256: str) -> StoredImage | None:
+    async def find(
+        self, image_id: UUID, sha256: str
+    ) -> tuple[StoredImage | None, StoredImage | None]:
         await self.health()
-        return next((image for image in self._by_id() if image.sha256 == sha256), None)
+        stored = self._stored.get(image_id)
+        twin = next((image for image in self._by_id() if image.sha256 == sha256), None)
+        return stored[0] if stored else None, twin
 
     async def list(self, *, limit: int, start_id: UUID | None = None) -> ImagePage:
         await self.health()

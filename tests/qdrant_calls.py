@@ -98,7 +98,7 @@ READS: list[Call] = [
     lambda index: index.search([NEAREST]),
     lambda index: index.get_embeddings([UUID(int=1)]),
     lambda index: index.get([UUID(int=1)]),
-    lambda index: index.find_content("a" * 64),
+    lambda index: index.find(UUID(int=1), "a" * 64),
     lambda index: index.list(limit=1),
     lambda index: index.list_embedded(limit=1),
 ]

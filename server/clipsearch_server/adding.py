@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -106,7 +105,8 @@ class ImageAdder:
         # What is looked up must still be so when it is acted upon. Two adds may differ in one
         # and share the other; all take the id's turn first, so none waits in a circle.
         async with self._turns.take(image_id), self._turns.take(sha256):
-            stored, original = await asyncio.gather(self._stored(image_id), self._original(sha256))
+            stored, twin = await self._index.find(image_id, sha256)
+            original = await self._original_of(twin) if twin else None
             if stored is not None and _is_same(stored, new, sha256):
                 return AddedImage(stored, AddOutcome.UNCHANGED)
             if stored is None and original is not None and self._duplicates == "refuse":
@@ -176,17 +176,12 @@ class ImageAdder:
             return None
         return Picture(image.media_type, image.width_px, image.height_px, page.embeddings[0])
 
-    async def _original(self, sha256: str) -> StoredImage | None:
-        """Returns the image that others of this content are duplicates of, if there is one."""
-        twin = await self._index.find_content(sha256)
-        if twin is None or twin.duplicate_of is None:
+    async def _original_of(self, twin: StoredImage) -> StoredImage:
+        """Returns the image that others of this one's content are duplicates of."""
+        if twin.duplicate_of is None:
             return twin
-        original = await self._stored(twin.duplicate_of)
-        return original if original is not None and original.sha256 == sha256 else twin
-
-    async def _stored(self, image_id: UUID) -> StoredImage | None:
-        found = await self._index.get([image_id])
-        return found[0] if found else None
+        found = await self._index.get([twin.duplicate_of])
+        return found[0] if found and found[0].sha256 == twin.sha256 else twin
 
 
 def _derived_id(url: str | None, sha256: str) -> UUID:

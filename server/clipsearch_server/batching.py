@@ -89,6 +89,8 @@ class Batcher(Generic[Row, Result]):
         self._keep(self._waiting + waiting)
         self._arrived.set()
         try:
+            if len(waiting) == 1:  # as images are, which costs less
+                return [await waiting[0].result]
             results: list[Result] = await asyncio.gather(*(item.result for item in waiting))
         except Exception:  # nobody waits for the others any more
             for item in waiting:

@@ -267,8 +267,11 @@ class ImageIndex(Protocol):
         """Returns the images with these ids, in the order asked for; unknown ids are left out."""
         ...
 
-    async def find_content(self, sha256: str) -> StoredImage | None:
-        """Returns the image with the lowest id among those of this content, if there is any."""
+    async def find(
+        self, image_id: UUID, sha256: str
+    ) -> tuple[StoredImage | None, StoredImage | None]:
+        """Returns the image with this id, and the one with the lowest id among those of this
+        content, as far as there are such."""
         ...
 
     async def list(self, *, limit: int, start_id: UUID | None = None) -> ImagePage:

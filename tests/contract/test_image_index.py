@@ -80,7 +80,7 @@ async def test_an_image_comes_back_as_it_was(index: ImageIndex) -> None:
     )
     await index.upsert([image], embeddings(1))
     assert await index.get([image.id]) == [image]
-    assert await index.find_content(image.sha256) == image
+    assert await index.find(image.id, image.sha256) == (image, image)
     assert (await index.list(limit=1)).images == [image]
     assert [hit.id for hit in await nearest(index, embeddings(1)[0], limit=1)] == [image.id]
 
@@ -210,7 +210,7 @@ async def test_an_empty_index_answers(index: ImageIndex) -> None:
     assert await nearest(index, embeddings(1)[0]) == []
     assert await index.get([UUID(int=1)]) == []
     assert await index.get([]) == []
-    assert await index.find_content("0" * 64) is None
+    assert await index.find(UUID(int=1), "0" * 64) == (None, None)
     page = await index.list(limit=10)
     assert (list(page.images), page.next_id) == ([], None)
     embedded = await index.list_embedded(limit=10)
@@ -228,20 +228,22 @@ async def test_get_keeps_the_order_asked_for(index: ImageIndex) -> None:
     assert [image.id.int for image in await index.get(ids)] == [31, 4, 15, 9, 26]
 
 
-async def test_find_content_returns_the_lowest_id(index: ImageIndex) -> None:
+async def test_find_returns_the_lowest_id_of_a_content(index: ImageIndex) -> None:
     same = {"sha256": "a" * 64}
     images = [an_image(7, **same), an_image(3, **same), an_image(5, **same), an_image(1)]
     await index.upsert(images, embeddings(4))
-    assert await index.find_content("a" * 64) == images[1]
+    assert await index.find(UUID(int=7), "a" * 64) == (images[0], images[1])
     await index.delete([UUID(int=3)])
-    assert await index.find_content("a" * 64) == images[2]
+    assert await index.find(UUID(int=3), "a" * 64) == (None, images[2])
 
 
-async def test_find_content_follows_a_replacement(index: ImageIndex) -> None:
+async def test_find_follows_a_replacement(index: ImageIndex) -> None:
     await index.upsert([an_image(1, sha256="a" * 64)], embeddings(1))
     await index.upsert([an_image(1, sha256="b" * 64)], embeddings(1))
-    assert await index.find_content("a" * 64) is None
-    assert (await index.get([UUID(int=1)]))[0].sha256 == "b" * 64
+    stored, twin = await index.find(UUID(int=1), "a" * 64)
+    assert stored is not None
+    assert stored.sha256 == "b" * 64
+    assert twin is None
 
 
 async def test_list_pages_by_id(index: ImageIndex) -> None:
@@ -319,7 +321,7 @@ async def test_a_deleted_image_is_gone_from_everywhere(index: ImageIndex) -> Non
     await index.delete([UUID(int=n) for n in range(0, 90)])
     assert await index.count() == 10
     assert await index.get([UUID(int=3)]) == []
-    assert await index.find_content(f"{3:064x}") is None
+    assert await index.find(UUID(int=3), f"{3:064x}") == (None, None)
     assert [image.id.int for image in (await index.list(limit=100)).images] == [*range(90, 100)]
     hits = await nearest(index, vectors[3], limit=100)
     assert {hit.id.int for hit in hits} == {*range(90, 100)}

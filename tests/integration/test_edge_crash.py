@@ -309,7 +309,8 @@ async def test_the_graph_is_built_though_the_last_come_while_that_is_asked(
         await store(index, 999)
         await store(index, 1)  # a replacement, after which is asked whether enough are new
         last = asyncio.create_task(store(index, 2, first=999))
-        await asyncio.sleep(0)  # both are under way
+        await asyncio.sleep(0)  # both are asked
+        await asyncio.sleep(0)  # and under way
         wait_for_answers(channels[-1], 2)  # before anybody else looks
         await last
         await until(lambda: shards(tmp_path) == ["shard-000002"])

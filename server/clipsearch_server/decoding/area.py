@@ -1,4 +1,5 @@
-"""Memory that the server shares with one worker: an encoded image goes in, its pixels come out."""
+"""Memory that the server shares with one worker: an encoded image goes in, its pixels come out, and
+whether the worker has begun with it can be seen."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ _PIECE_BYTES = 2**18
 
 
 class Area:
-    """A mapping of an anonymous file: room for pixels of one shape, then for the content.
+    """A mapping of an anonymous file: room for pixels of one shape, for the content, and a byte.
 
     Pages are taken when they are first written to.
     """
@@ -27,12 +28,23 @@ class Area:
         self.descriptor = descriptor  # owned by this area
         self._shape = pixels_shape
         self._content_start = math.prod(pixels_shape)
-        self._memory = mmap.mmap(descriptor, self._content_start + max_bytes)
+        self._begun_at = self._content_start + max_bytes
+        self._memory = mmap.mmap(descriptor, self._begun_at + 1)
 
     @classmethod
     def create(cls, pixels_shape: tuple[int, int, int], max_bytes: int) -> Self:
         """Raises OSError if there is no memory or descriptor for it."""
-        return cls(_anonymous_file(math.prod(pixels_shape) + max_bytes), pixels_shape, max_bytes)
+        size = math.prod(pixels_shape) + max_bytes + 1
+        return cls(_anonymous_file(size), pixels_shape, max_bytes)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether what happens now is the image's doing, as the worker says."""
+        return self._memory[self._begun_at] == 1
+
+    @has_begun.setter
+    def has_begun(self, value: bool) -> None:
+        self._memory[self._begun_at] = value
 
     async def put_content(self, content: bytes) -> None:
         """Copies an encoded image in, a piece at a time."""

@@ -16,7 +16,6 @@ from typing import Self
 from clipsearch_server.decoding.area import Area
 from clipsearch_server.decoding.protocol import (
     MAX_LINE_BYTES,
-    Begun,
     Decode,
     Decoded,
     Ended,
@@ -96,10 +95,12 @@ class Worker:
         """Decodes an image. Raises InvalidImage if the worker refuses it; and WorkerDied or
         WorkerLost, after either of which the worker is to be killed."""
         await self._area.put_content(content)
+        self._area.has_begun = False
         self._writer.write(line(Decode(len(content))))
-        if not isinstance(await self._receive(), Begun):
+        answer = await self._receive()
+        if not self._area.has_begun:  # nor is an answer one to this image
             raise WorkerLost
-        match await self._receive():
+        match answer:
             case Decoded(media_type, width_px, height_px):
                 return DecodedImage(self._area.pixels(), media_type, width_px, height_px)
             case Refused(message, reason, metadata):

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 from clipsearch_server.decoding.area import Area
 from clipsearch_server.decoding.protocol import (
-    Begun,
     Decode,
     Decoded,
     Message,
@@ -42,7 +41,7 @@ def serve(
     for request in requests:
         match parse(request):
             case Decode(size_bytes):
-                channel.sendall(line(Begun()))
+                area.has_begun = True
                 answer = _decode(function, setup, area, size_bytes)
                 channel.sendall(line(answer))
                 if isinstance(answer, OutOfMemory):

@@ -31,8 +31,10 @@ logger = logging.getLogger(__name__)
 _MIN_COSINE = 0.99
 # A canary that is not answered by then may be lost, and is asked again.
 _TIMEOUT_S = 5.0
-# A canary takes at most this share of an encoder's time.
+# A canary takes at most this share of an encoder's time; less while others wait for it, whose
+# answers show that it lives.
 _SHARE = 1 / 20
+_BUSY_SHARE = 1 / 50
 _INTERVAL_S = 0.4
 
 _Encode: TypeAlias = Callable[[Any], Awaitable[Embeddings]]
@@ -121,6 +123,7 @@ class _Tower:
         self._is_wrong = False
         self._asking: asyncio.Task[None] | None = None
         self._due_at = 0.0
+        self._has_worked = False  # for others than the canary, since the last one
         self._silent_since: float | None = None  # the first canary since the last answer
         # Work is counted in elements, tokens or colour values, which are what takes time: a text
         # may be ten times as long as the canary.
@@ -163,6 +166,7 @@ class _Tower:
             self._under_way.remove(rows.size)
         self._note_cost(asked_at, rows.size)
         self._note_life()
+        self._has_worked = True
         if self._is_wrong:  # found meanwhile
             raise EncoderUnavailable(self._problem or "the model was another one")
         return embeddings
@@ -260,7 +264,9 @@ class _Tower:
             return
         self._proven, self._problem = True, None
         canary_s = self._canary.size * min(batch.took_s / batch.size for batch in self._batches)
-        self._due_at = max(self._due_at, asked_at + canary_s / _SHARE)
+        share = _BUSY_SHARE if self._has_worked else _SHARE
+        self._has_worked = False
+        self._due_at = max(self._due_at, asked_at + canary_s / share)
 
 
 @dataclass(slots=True)

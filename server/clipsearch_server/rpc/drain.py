@@ -182,7 +182,8 @@ class _Reader:
 
     def __init__(self, requests: AsyncIterator[Any], *, is_ours: bool) -> None:
         self._requests = requests
-        self._ended = asyncio.Event()
+        self._is_ended = False
+        self._reading: asyncio.Timeout | None = None  # until something comes
         self._unanswered = 0
         self._idle_since = monotonic()
         self.is_ours = is_ours
@@ -198,28 +199,25 @@ class _Reader:
 
     def end(self) -> None:
         """Has it be read no further."""
-        self._ended.set()
+        if not self._is_ended and self._reading is not None:
+            self._reading.reschedule(-math.inf)
+        self._is_ended = True
 
     async def items(self) -> AsyncGenerator[Any]:
-        ended = asyncio.ensure_future(self._ended.wait())
-        try:
-            while True:
-                item = asyncio.ensure_future(anext(self._requests, _END))
-                try:
-                    await asyncio.wait({item, ended}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    item.cancel()  # of no effect if it is there
-                    # What it reads from could not be closed while it is in there.
-                    await asyncio.wait({item})
-                if item.cancelled():
-                    self.is_cut_off = True
-                    return
-                if item.result() is _END:
-                    return
-                self._unanswered += 1
-                yield item.result()
-        finally:
-            ended.cancel()
+        while not self._is_ended:
+            try:
+                # Nothing but `end` sets a time. A task of its own would cost as much as the item.
+                async with asyncio.timeout(None) as self._reading:
+                    item = await anext(self._requests, _END)
+            except TimeoutError:
+                break
+            finally:
+                self._reading = None
+            if item is _END:
+                return
+            self._unanswered += 1
+            yield item
+        self.is_cut_off = True
 
 
 _END = object()

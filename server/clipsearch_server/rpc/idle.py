@@ -15,13 +15,26 @@ async def ends_if_idle(idle_s: float) -> AsyncIterator[Callable[[], None]]:
     """Ends the block after so many seconds in which what it yields was not called. Raises
     DeadlineExceeded then."""
     loop = asyncio.get_running_loop()
+    noted_at = loop.time()
+    looking: asyncio.TimerHandle
 
     def note() -> None:
-        if not timer.expired():  # a message may come in the same turn of the loop
-            timer.reschedule(loop.time() + idle_s)
+        nonlocal noted_at
+        noted_at = loop.time()
 
+    def look() -> None:
+        """Puts off the end for what was noted meanwhile: doing so with each message would cost
+        more than noting it."""
+        nonlocal looking
+        idle_until = noted_at + idle_s
+        if idle_until <= loop.time():
+            timer.reschedule(idle_until)
+        else:
+            looking = loop.call_at(idle_until, look)
+
+    looking = loop.call_at(noted_at + idle_s, look)
     try:
-        async with asyncio.timeout(idle_s) as timer:
+        async with asyncio.timeout(None) as timer:
             yield note
     except TimeoutError as error:
         if not timer.expired():
@@ -29,6 +42,8 @@ async def ends_if_idle(idle_s: float) -> AsyncIterator[Callable[[], None]]:
         raise DeadlineExceeded(
             f"no message came or went for {idle_s:g} s; open a new stream when there is more"
         ) from error
+    finally:
+        looking.cancel()
 
 
 async def noting(requests: AsyncIterator[Any], note: Callable[[], None]) -> AsyncIterator[Any]:

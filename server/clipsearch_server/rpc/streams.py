@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from clipsearch_server.budget import Budget
 
@@ -30,7 +30,8 @@ async def map_unordered(
     under way.
     """
     places = asyncio.Semaphore(limit)
-    results: asyncio.Queue[Result | None] = asyncio.Queue()  # bounded by the places
+    # Bounded by the places. What comes last is the task that read, and how it ended.
+    results: asyncio.Queue[Result | asyncio.Task[None]] = asyncio.Queue()
 
     async def work(item: Item) -> None:
         result = function(item)
@@ -50,22 +51,14 @@ async def map_unordered(
                 # Not by the task itself: one that is cancelled before it starts never runs.
                 worker.add_done_callback(partial(give_back, size))
                 await places.acquire()
-        results.put_nowait(None)
 
     reader = asyncio.create_task(read())
-    getter = asyncio.ensure_future(results.get())
+    reader.add_done_callback(results.put_nowait)
     try:
-        while True:
-            await asyncio.wait({getter, reader}, return_when=asyncio.FIRST_COMPLETED)
-            if not getter.done():
-                await reader  # it ended with an exception, or it would have put None
-            result = getter.result()
-            if result is None:
-                return
-            yield result
+        while (result := await results.get()) is not reader:
+            yield cast(Result, result)
             places.release()
-            getter = asyncio.ensure_future(results.get())
+        await reader  # which may have ended with an exception
     finally:
-        getter.cancel()
         reader.cancel()
-        await asyncio.gather(getter, reader, return_exceptions=True)
+        await asyncio.gather(reader, return_exceptions=True)

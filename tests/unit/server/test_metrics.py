@@ -73,13 +73,15 @@ async def test_calls_are_counted_by_their_status_in_the_words_of_others(
     ok, bad = handled("QueryText", "OK"), handled("QueryText", "InvalidArgument")
     errors = value("clipsearch_errors_total", reason="INVALID_FIELD")
     hits = value("clipsearch_cache_requests_total", cache="text", result="hit")
-    for _ in range(2):
-        await service.QueryText(pb.QueryTextRequest(text="red"))
+    answered = value("clipsearch_cache_requests_total", cache="answer", result="hit")
+    for limit in (1, 1, 2):
+        await service.QueryText(pb.QueryTextRequest(text="red", limit=limit))
     with pytest.raises(grpc.aio.AioRpcError):
         await service.QueryText(pb.QueryTextRequest(text=""))
-    assert handled("QueryText", "OK") == ok + 2
+    assert handled("QueryText", "OK") == ok + 3
     assert handled("QueryText", "InvalidArgument") == bad + 1
     assert value("clipsearch_errors_total", reason="INVALID_FIELD") == errors + 1
+    assert value("clipsearch_cache_requests_total", cache="answer", result="hit") == answered + 1
     assert value("clipsearch_cache_requests_total", cache="text", result="hit") == hits + 1
 
 

@@ -153,4 +153,6 @@ async def test_a_consumer_that_is_cancelled_leaves_nothing_behind() -> None:
     consumer.cancel()
     await asyncio.wait({consumer})
     await asyncio.get_running_loop().shutdown_asyncgens()
-    assert asyncio.all_tasks() == before
+    async with asyncio.timeout(10):
+        while asyncio.all_tasks() != before:  # noqa: ASYNC110 - until it is closed
+            await asyncio.sleep(0)

@@ -140,7 +140,7 @@ def test_messages_arrive_as_they_were_sent(message: Decoded | Refused | Ended) -
         b"null",
         b"[[], {}]",
         b'["Decoded"]',
-        b'["Begun", {"more": 1}]',
+        b'["OutOfMemory", {"more": 1}]',
         b"[" * 60_000,
         b'["Ended", {"number": true, "code": 0}]',
         b'["Ended", {"number": 1, "code": 0.5}]',

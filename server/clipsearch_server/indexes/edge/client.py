@@ -56,6 +56,7 @@ class EdgeProcess:
         self._changing: set[int] = set()  # of them, those that change the shard
         self._changes = 0  # that were answered
         self._number = next(_numbers)
+        self._unsent: list[bytes] = []  # what this turn of the event loop has asked
         self._receiver: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
         self.abandoned = 0  # requests not answered yet, whose callers have gone
@@ -118,9 +119,9 @@ class EdgeProcess:
     async def call(self, request: Request, timeout_s: float | None = None) -> Any:
         """Returns the answer that the request's docstring promises.
 
-        The request is sent before this first gives way to another task, so requests cross in the
-        order of their calls. Whoever gives up on a read spares the process the work, unless it has
-        begun. Raises what the process answers with (StorageFull, IndexUnavailable, ValueError),
+        The request is on its way before this first gives way to another task, so requests cross in
+        the order of their calls. Whoever gives up on a read spares the process the work, unless it
+        has begun. Raises what the process answers with (StorageFull, IndexUnavailable, ValueError),
         IndexUnavailable if it ends first, DeadlineExceeded.
         """
         if self.ended.is_set():
@@ -130,7 +131,7 @@ class EdgeProcess:
         answer = self._waiting[message_id] = asyncio.get_running_loop().create_future()
         if isinstance(request, Upsert | Delete):
             self._changing.add(message_id)
-        self._writer.write(frame(message_id, request))
+        self._send(message_id, request)
         try:
             async with asyncio.timeout(timeout_s):
                 return await answer
@@ -140,10 +141,11 @@ class EdgeProcess:
             if message_id in self._waiting:
                 self.abandoned += 1
                 if not isinstance(request, Ordered):
-                    self._writer.write(frame(message_id, Forget()))
+                    self._send(message_id, Forget())
 
     async def stop(self) -> None:
         """Lets the process answer what it was asked, flush and exit."""
+        self._flush()
         if not self._writer.is_closing():
             self._writer.write_eof()
         try:
@@ -162,6 +164,18 @@ class EdgeProcess:
         if self._receiver is not None:
             await asyncio.wait({self._receiver})
         self._writer.close()
+
+    def _send(self, message_id: int, request: Request | Forget) -> None:
+        """Sends a request, at the end of this turn of the event loop: those that many callers make
+        in it cost one system call, and writes among them one update of the shard."""
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(frame(message_id, request))
+
+    def _flush(self) -> None:
+        if self._unsent:
+            self._writer.write(b"".join(self._unsent))
+            self._unsent.clear()
 
     async def _ready(self, folder: Path) -> None:
         try:

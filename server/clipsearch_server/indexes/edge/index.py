@@ -30,7 +30,7 @@ from clipsearch_server.indexes.edge.protocol import (
     CopyPage,
     Count,
     Delete,
-    FindContent,
+    Find,
     Get,
     GetEmbeddings,
     Hits,
@@ -170,10 +170,15 @@ class EdgeIndex:
             found = dict(await self._shard.read(Get(ids)))
         return [from_payload(image_id, found[image_id]) for image_id in ids if image_id in found]
 
-    async def find_content(self, sha256: str) -> StoredImage | None:
+    async def find(
+        self, image_id: UUID, sha256: str
+    ) -> tuple[StoredImage | None, StoredImage | None]:
         with self._admitted():
-            found = await self._shard.read(FindContent(sha256))
-        return from_payload(*found[0]) if found else None
+            of_id, of_content = await self._shard.read(Find(image_id, sha256))
+        return (
+            from_payload(*of_id[0]) if of_id else None,
+            from_payload(*of_content[0]) if of_content else None,
+        )
 
     async def list(self, *, limit: int, start_id: UUID | None = None) -> ImagePage:
         with self._admitted():

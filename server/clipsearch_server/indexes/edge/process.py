@@ -37,7 +37,7 @@ from clipsearch_server.indexes.edge.protocol import (
     Count,
     CreateIndex,
     Delete,
-    FindContent,
+    Find,
     Flush,
     Forget,
     Get,
@@ -94,9 +94,13 @@ class _Inbox:
 
     def receive(self, timeout_s: float | None) -> bool:
         """Waits for something to arrive and takes it in; returns whether anything did."""
-        if self.closed or not self._poll.poll(None if timeout_s is None else timeout_s * 1000):
+        if self.closed or (timeout_s and not self._poll.poll(timeout_s * 1000)):
             return False
-        data = self._channel.recv(_RECEIVE_BYTES)
+        flags = 0 if timeout_s is None else socket.MSG_DONTWAIT
+        try:
+            data = self._channel.recv(_RECEIVE_BYTES, flags)
+        except BlockingIOError:
+            return False
         self.closed = not data
         self._buffer += data
         while len(self._buffer) >= LENGTH_BYTES:
@@ -116,7 +120,7 @@ class _Inbox:
             case GetStats() | Probe():
                 # Asked to see whether we work, and not how much there is to do.
                 self.reads.appendleft((message_id, request))
-            case Search() | Get() | GetEmbeddings() | FindContent() | Scroll() | Count():
+            case Search() | Get() | GetEmbeddings() | Find() | Scroll() | Count():
                 self.reads.append((message_id, request))
             case _:
                 self.ordered.append((message_id, request))
@@ -131,6 +135,7 @@ class _Server:
         self._shard = shard
         self._channel = channel
         self._inbox = _Inbox(channel)
+        self._replies: list[bytes] = []  # to be sent together
         self._unflushed = 0  # points
         self._unflushed_since = 0.0  # in time.monotonic's seconds
 
@@ -141,7 +146,9 @@ class _Server:
             if inbox:
                 inbox.receive(timeout_s=0)
                 self._answer_reads()
+                self._send()
                 self._answer_ordered()
+                self._send()
                 idle = False
             else:
                 idle = not inbox.receive(_FLUSH_WHEN_IDLE_S if self._unflushed else None)
@@ -166,6 +173,7 @@ class _Server:
                 case _:
                     self._answer([message_id], partial(self._read, request))
         if searches:
+            self._send()
             self._answer_searches(searches)
 
     def _answer_searches(self, searches: Sequence[_Converted]) -> None:
@@ -200,8 +208,8 @@ class _Server:
                 return self._shard.get(ids)
             case GetEmbeddings(ids):
                 return self._shard.get_embeddings(ids)
-            case FindContent(sha256):
-                return self._shard.find_content(sha256)
+            case Find(image_id, sha256):
+                return self._shard.get([image_id]), self._shard.find_content(sha256)
             case Scroll(limit, start_id):
                 return self._shard.scroll(limit, start_id)
             case Count():
@@ -280,7 +288,12 @@ class _Server:
         self._unflushed = 0
 
     def _reply(self, message_id: int, content: object) -> None:
-        self._channel.sendall(frame(message_id, content))
+        self._replies.append(frame(message_id, content))
+
+    def _send(self) -> None:
+        if self._replies:
+            self._channel.sendall(b"".join(self._replies))
+            self._replies.clear()
 
 
 def main() -> None:

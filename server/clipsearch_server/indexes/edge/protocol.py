@@ -104,9 +104,10 @@ class GetEmbeddings:
 
 
 @dataclass(frozen=True, slots=True)
-class FindContent:
-    """-> list of at most one (id, payload): the lowest id of this content."""
+class Find:
+    """-> list of at most one (id, payload) of this id, and one of the lowest id of this content."""
 
+    image_id: UUID
     sha256: str
 
 
@@ -202,7 +203,7 @@ class Optimize:
     else meanwhile."""
 
 
-OtherRead: TypeAlias = Get | GetEmbeddings | FindContent | Scroll | Count | GetStats | Probe
+OtherRead: TypeAlias = Get | GetEmbeddings | Find | Scroll | Count | GetStats | Probe
 Read: TypeAlias = Search | OtherRead
 Ordered: TypeAlias = Upsert | Delete | CopyPage | CopyIds | Flush | CreateIndex | Optimize
 Request: TypeAlias = Read | Ordered

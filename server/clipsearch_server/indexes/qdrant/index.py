@@ -159,7 +159,13 @@ class QdrantIndex:
             stored = await self._retrieve(ids)
         return [stored[image_id] for image_id in ids if image_id in stored]
 
-    async def find_content(self, sha256: str) -> StoredImage | None:
+    async def find(
+        self, image_id: UUID, sha256: str
+    ) -> tuple[StoredImage | None, StoredImage | None]:
+        found, twin = await asyncio.gather(self.get([image_id]), self._find_content(sha256))
+        return found[0] if found else None, twin
+
+    async def _find_content(self, sha256: str) -> StoredImage | None:
         condition = models.FieldCondition(key=CONTENT_KEY, match=models.MatchValue(value=sha256))
         async with self._call():
             records, _ = await self._scroll(limit=1, filter=models.Filter(must=[condition]))
