@@ -23,6 +23,7 @@ async def open_store(stack: AsyncExitStack, settings: Settings, card: ModelCard)
                 default=settings.collection,
                 spec=spec,
                 optimize_after_points=settings.index.optimize_after_points,
+                hnsw_ef=settings.index.hnsw_ef,
                 max_in_flight=settings.index.max_in_flight,
                 timeout_s=settings.index.timeout_s,
             )
@@ -49,6 +50,7 @@ async def open_store(stack: AsyncExitStack, settings: Settings, card: ModelCard)
                 hnsw_m=qdrant.hnsw_m,
                 hnsw_ef_construct=qdrant.hnsw_ef_construct,
             ),
+            hnsw_ef=settings.index.hnsw_ef,
             max_in_flight=settings.index.max_in_flight,
             timeout_s=settings.index.timeout_s,
         )

@@ -53,6 +53,7 @@ class Search:
     """-> for each query its Hits."""
 
     queries: Sequence[NearestQuery]  # at most MAX_QUERIES
+    hnsw_ef: int
 
 
 @dataclass(frozen=True, slots=True)
