@@ -69,9 +69,9 @@ class EdgeIndex:
     A search goes through the points one by one until ``optimize_after_points`` are new, and a fifth
     of all, those that replaced others included; then a search graph is built aside, without what
     was replaced and deleted, and nothing stops meanwhile (rebuild.py). Of the graph, a search keeps
-    the best ``hnsw_ef`` points that it meets, or as many as it is to find. Besides what the port says,
-    calls raise Overloaded if ``max_in_flight`` are under way, those whose callers have given up
-    included until the process has answered them.
+    the best ``hnsw_ef`` points that it meets, or as many as it is to find. Besides what the port
+    says, calls raise Overloaded if ``max_in_flight`` are under way, those whose callers have given
+    up included until the process has answered them.
 
     Entering raises StartupError if something in the folder is damaged.
     """
