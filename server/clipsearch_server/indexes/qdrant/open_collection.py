@@ -97,10 +97,12 @@ class OpenCollection:
         if exact:
             compressed = models.QuantizationSearchParams(ignore=True)
             return models.SearchParams(exact=True, quantization=compressed)
-        compressed = None
-        if self._quantized:
-            compressed = models.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING)
-        return models.SearchParams(hnsw_ef=self._hnsw_ef, quantization=compressed)
+        return models.SearchParams(
+            hnsw_ef=self._hnsw_ef,
+            quantization=models.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING)
+            if self._quantized
+            else None,
+        )
 
     async def _create_indexes(self, info: models.CollectionInfo, *, wait: bool) -> None:
         for field in without_index(self._fields, info.payload_schema):
