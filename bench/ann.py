@@ -270,7 +270,6 @@ def measure(place: Workplace, passes: int, some: str) -> None:
         "points": place.points,
         "dim": DIM,
         "date": datetime.now(UTC).date().isoformat(),
-        "passes": passes,
         "machine": machine(),
         "versions": {"python": platform.python_version()} | versions,
         "data": place.known("truth"),
