@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("stage", choices=("build", "measure"))
     parser.add_argument("--model-dir", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("build/ann"), help="as of ann.py")
-    parser.add_argument("--ef", type=int, nargs="+", default=[DEFAULT_EF, 768, 3072])
+    parser.add_argument("--ef", type=int, nargs="+", default=[DEFAULT_EF, 768, 3584])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--queries", type=int, default=100, help="of each collection in a round")
     arguments = parser.parse_args()
