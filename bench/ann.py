@@ -46,7 +46,9 @@ from rich.progress import track
 
 from clipsearch_server.indexes.edge.protocol import Points
 from clipsearch_server.indexes.edge.shard import Shard
+from clipsearch_server.paging import WINDOWS
 from clipsearch_server.ports import Embeddings
+from clipsearch_server.settings.indexes import IndexSettings
 
 Json: TypeAlias = dict[str, Any]
 
@@ -88,6 +90,7 @@ class Row:
     shard: str
     queries: int = QUERIES
     rounds: int = 3  # times that each is asked in a pass
+    limit: int = LIMIT
     hnsw_ef: int | None = None  # None: ef_construct, 100
     exact: bool = False
     rescore: bool | None = None  # None: nothing is quantised
@@ -112,8 +115,26 @@ ROWS = [
     Row(name="turbo4, rescored, originals on disk", shard="turbo4-cold", rescore=True),
     *(Row(name=f"plain, hnsw_ef {ef}", shard="plain", hnsw_ef=ef) for ef in (64, 128, 256, 512)),
     *(
+        Row(name=f"plain, hnsw_ef {ef}", shard="plain", hnsw_ef=ef, rounds=1)
+        for ef in (768, 1024, 1536, 2048, 3072, 4096)
+    ),
+    *(
         Row(name=f"{shard}, rescored, hnsw_ef 256", shard=shard, hnsw_ef=256, rescore=True)
         for shard in ("int8", "turbo4")
+    ),
+    *(
+        Row(name=f"int8, rescored, hnsw_ef {ef}", shard="int8", hnsw_ef=ef, rescore=True, rounds=1)
+        for ef in (512, 1024, 2048)
+    ),
+    *(
+        Row(
+            name=f"{shard}, as a server asks",
+            shard=shard,
+            hnsw_ef=IndexSettings().hnsw_ef,
+            limit=WINDOWS[0],
+            rescore=None if shard == "plain" else True,
+        )
+        for shard in VARIANTS
     ),
 ]
 
@@ -229,9 +250,13 @@ def optimize(place: Workplace, name: str, folder: Path) -> Json:
     return known
 
 
-def measure(place: Workplace, passes: int) -> None:
-    results: dict[str, list[tuple[Json, NDArray[np.float64]]]] = {row.name: [] for row in ROWS}
-    turns = [row for _ in range(passes) for row in ROWS]
+def measure(place: Workplace, passes: int, some: str) -> None:
+    """Measures the rows that have ``some`` in their names; the others stay as they are known."""
+    file = RESULTS / f"ann-{place.points}.json"
+    known = {row["name"]: row for row in json.loads(file.read_text())["rows"]} if some else {}
+    rows = [row for row in ROWS if some in row.name]
+    results: dict[str, list[tuple[Json, NDArray[np.float64]]]] = {row.name: [] for row in rows}
+    turns = [row for _ in range(passes) for row in rows]
     fresh = multiprocessing.get_context("spawn")
     for row in track(turns, "measuring"):
         with ProcessPoolExecutor(1, mp_context=fresh) as process:
@@ -239,12 +264,12 @@ def measure(place: Workplace, passes: int) -> None:
         results[row.name].append((result, times))
         shown = result | percentiles(times)
         console.print(f"{row.name:30}", *(f"{key} {value:.4g}" for key, value in shown.items()))
+    known |= {row.name: summary(row, results[row.name]) for row in rows}
     versions = {name: version(name) for name in ("qdrant-edge-py", "numpy")}
     report = {
         "points": place.points,
         "dim": DIM,
         "date": datetime.now(UTC).date().isoformat(),
-        "passes": passes,
         "machine": machine(),
         "versions": {"python": platform.python_version()} | versions,
         "data": place.known("truth"),
@@ -252,10 +277,9 @@ def measure(place: Workplace, passes: int) -> None:
             name: place.known(name) | {"disk_mb": disk_mb(place.shard(name))}
             for name in ("linear", *VARIANTS)
         },
-        "rows": [summary(row, results[row.name]) for row in ROWS],
+        "rows": [known[row.name] for row in ROWS if row.name in known],
     }
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"ann-{place.points}.json"
     file.write_text(json.dumps(report, indent=1) + "\n")
     console.print(f"written: {file.name}")
 
@@ -272,7 +296,7 @@ def probe(row: Row, folder: Path) -> tuple[Json, NDArray[np.float64]]:
     requests = {
         kind: [
             edge.QueryRequest(
-                limit=LIMIT, query=edge.Query.Nearest(query.tolist()), params=row.params()
+                limit=row.limit, query=edge.Query.Nearest(query.tolist()), params=row.params()
             )
             for query in queries[where]
         ]
@@ -304,7 +328,7 @@ def ask(
         start = perf_counter()
         hits = shard.query(request)
         times.append((perf_counter() - start) * 1e3)
-        found.append({hit.id.int for hit in hits if isinstance(hit.id, UUID)})
+        found.append({hit.id.int for hit in hits[:LIMIT] if isinstance(hit.id, UUID)})
     return found, times
 
 
@@ -378,12 +402,13 @@ def main() -> None:
         "--work", type=Path, default=Path("build/ann"), help="where shards are kept"
     )
     parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--rows", default="", help="measure those with this in their names only")
     arguments = parser.parse_args()
     place = Workplace(arguments.work / str(arguments.points), arguments.points)
     if arguments.stage == "build":
         build(place)
     else:
-        measure(place, arguments.passes)
+        measure(place, arguments.passes, arguments.rows)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from rich.console import Console
 from clipsearch_server.indexes.edge.index import EdgeIndex
 from clipsearch_server.indexes.edge.store import EdgeStore
 from clipsearch_server.ports import CollectionSpec, Embeddings, NearestQuery, StoredImage
+from clipsearch_server.settings.indexes import IndexSettings
 
 TICK_S = 0.005
 NOW = datetime.now(UTC)
@@ -151,6 +152,7 @@ async def main(arguments: argparse.Namespace, data_dir: Path) -> None:
         default="bench",
         spec=spec,
         optimize_after_points=10**9,  # when we say so
+        hnsw_ef=IndexSettings().hnsw_ef,
         max_in_flight=1000,
         timeout_s=60,
     ) as store:

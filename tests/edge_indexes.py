@@ -16,6 +16,7 @@ def an_edge_store(
     spec: CollectionSpec,
     *,
     optimize_after_points: int = 1_000_000,
+    hnsw_ef: int = 100,
     timeout_s: float = 30,
     max_in_flight: int = 1000,
 ) -> EdgeStore:
@@ -25,6 +26,7 @@ def an_edge_store(
         default="images",
         spec=spec,
         optimize_after_points=optimize_after_points,
+        hnsw_ef=hnsw_ef,
         max_in_flight=max_in_flight,
         timeout_s=timeout_s,
     )

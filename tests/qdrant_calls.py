@@ -43,6 +43,7 @@ def a_store(
         default="images",
         spec=a_spec(fingerprint),
         layout=layout or CollectionLayout(),
+        hnsw_ef=100,
         max_in_flight=max_in_flight,
         timeout_s=timeout_s,
     )
@@ -67,6 +68,7 @@ async def an_impatient_index(qdrant: FakeQdrant) -> AsyncIterator[QdrantIndex]:
             spec=a_spec(),
             address=server.address,
             server_version=qdrant.version,
+            hnsw_ef=100,
             max_in_flight=10,
             timeout_s=0.5,
         ) as index:

@@ -75,6 +75,7 @@ def a_qdrant_store(server: QdrantServer, default: str, spec: CollectionSpec) -> 
         default=default,
         spec=spec,
         layout=CollectionLayout(),
+        hnsw_ef=100,
         max_in_flight=1000,
         timeout_s=30,
     )

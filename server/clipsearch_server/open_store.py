@@ -22,6 +22,7 @@ def open_store(settings: Settings, card: ModelCard) -> AbstractAsyncContextManag
             default=settings.collection,
             spec=spec,
             optimize_after_points=settings.index.optimize_after_points,
+            hnsw_ef=settings.index.hnsw_ef,
             max_in_flight=settings.index.max_in_flight,
             timeout_s=settings.index.timeout_s,
         )
@@ -46,6 +47,7 @@ def open_store(settings: Settings, card: ModelCard) -> AbstractAsyncContextManag
             hnsw_m=qdrant.hnsw_m,
             hnsw_ef_construct=qdrant.hnsw_ef_construct,
         ),
+        hnsw_ef=settings.index.hnsw_ef,
         max_in_flight=settings.index.max_in_flight,
         timeout_s=settings.index.timeout_s,
     )

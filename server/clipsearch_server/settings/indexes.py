@@ -31,6 +31,13 @@ class IndexSettings(Group):
         description="images added or replaced since the last time after which edge builds its "
         "search graph anew; qdrant decides itself",
     )
+    hnsw_ef: int = Field(
+        default=256,
+        ge=1,
+        le=10_000,
+        description="candidates that a search of the graph keeps, at least as many as it is asked "
+        "for, which is 128 or more; with more it misses less and takes longer",
+    )
 
 
 class QdrantSettings(Group):

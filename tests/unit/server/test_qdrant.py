@@ -265,11 +265,12 @@ async def test_a_filter_is_sent_with_what_is_excluded(
     assert filtered.filter.must[0].field.key == "metadata.colour"
     assert filtered.filter.must[0].field.match.keywords.strings == ["red"]
     assert filtered.filter.must_not[0].field.match.prefix == "a/"
-    assert not filtered.HasField("params")
+    assert (filtered.params.hnsw_ef, filtered.params.exact) == (100, False)
     (condition,) = excluding.filter.must_not
     assert [it.uuid for it in condition.has_id.has_id] == [str(UUID(int=7))]
     assert not exact.HasField("filter")
     assert exact.params.exact
+    assert not exact.params.HasField("hnsw_ef")
     assert exact.params.quantization.ignore
 
 

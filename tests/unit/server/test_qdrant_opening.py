@@ -118,7 +118,8 @@ async def test_the_default_keeps_full_vectors_only(index: QdrantIndex, qdrant: F
     (made,) = qdrant.requests["Collections/Create"]
     assert not made.HasField("quantization_config")
     await index.search([NEAREST])
-    assert not qdrant.requests["Points/QueryBatch"][0].query_points[0].HasField("params")
+    params = qdrant.requests["Points/QueryBatch"][0].query_points[0].params
+    assert not params.HasField("quantization")
 
 
 async def test_eight_bits_are_scalar(qdrant: FakeQdrant) -> None:

@@ -69,9 +69,10 @@ class EdgeIndex:
 
     A search goes through the points one by one until ``optimize_after_points`` are new, and a fifth
     of all, those that replaced others included; then a search graph is built aside, without what
-    was replaced and deleted, and nothing stops meanwhile (rebuild.py). Besides what the port says,
-    calls raise Overloaded if ``max_in_flight`` are under way, those whose callers have given up
-    included until the process has answered them.
+    was replaced and deleted, and nothing stops meanwhile (rebuild.py). Of the graph, a search keeps
+    the best ``hnsw_ef`` points that it meets, or as many as it is to find. Besides what the port
+    says, calls raise Overloaded if ``max_in_flight`` are under way, those whose callers have given
+    up included until the process has answered them.
 
     Entering raises StartupError if something in the folder is damaged.
     """
@@ -84,6 +85,7 @@ class EdgeIndex:
         embedding_dim: int,
         indexed_fields: Sequence[IndexedField],
         optimize_after_points: int,
+        hnsw_ef: int,
         max_in_flight: int,
         timeout_s: float,
     ) -> None:
@@ -92,6 +94,7 @@ class EdgeIndex:
         self._embedding_dim = embedding_dim
         self._indexed_fields = (*IMAGE_FIELDS, *indexed_fields)
         self._optimize_after_points = optimize_after_points
+        self._hnsw_ef = hnsw_ef
         self._timeout_s = timeout_s
         self._shard: LiveShard
         self._stack = AsyncExitStack()
@@ -154,7 +157,8 @@ class EdgeIndex:
         answers: builtins.list[Hits] = []
         with self._admitted():
             for start in range(0, len(queries), MAX_QUERIES):
-                answers += await self._shard.read(Search(queries[start : start + MAX_QUERIES]))
+                some = queries[start : start + MAX_QUERIES]
+                answers += await self._shard.read(Search(some, self._hnsw_ef))
         return [
             [ScoredId(id_, score, from_payload(id_, it) if it else None) for id_, score, it in hits]
             for hits in answers

@@ -164,9 +164,9 @@ class _Server:
             match request:
                 case None:
                     self._reply(message_id, None)
-                case Search(queries):
+                case Search(queries, hnsw_ef):
                     try:
-                        converted = self._shard.convert_queries(queries)
+                        converted = self._shard.convert_queries(queries, hnsw_ef)
                         searches.append((message_id, converted, [it.first for it in queries]))
                     except (ClipsearchError, ValueError) as error:
                         self._reply(message_id, error)

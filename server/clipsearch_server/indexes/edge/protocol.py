@@ -16,6 +16,7 @@ from uuid import UUID
 
 import numpy as np
 
+from clipsearch_server.filters import Filter
 from clipsearch_server.indexes.points import Payload
 from clipsearch_server.ports import Embeddings, IndexedField, NearestQuery
 
@@ -55,10 +56,11 @@ class Search:
     """-> for each query its Hits."""
 
     queries: Sequence[NearestQuery]  # at most MAX_QUERIES
+    hnsw_ef: int
 
     def __reduce__(self) -> tuple[object, ...]:
         # As plain values: pickled by themselves, dataclasses and numpy take five times as long.
-        return _search, tuple(
+        queries = [
             (
                 query.embedding.tobytes(),
                 query.limit,
@@ -69,10 +71,17 @@ class Search:
                 query.exact,
             )
             for query in self.queries
-        )
+        ]
+        return _search, (queries, self.hnsw_ef)
 
 
-def _search(*queries: tuple[bytes, int, int | None, float | None, Any, Any, bool]) -> Search:
+# Embedding, limit, first, score_threshold, filter, exclude and exact.
+_Query: TypeAlias = tuple[
+    bytes, int, int | None, float | None, Filter | None, tuple[UUID, ...], bool
+]
+
+
+def _search(queries: Sequence[_Query], hnsw_ef: int) -> Search:
     return Search(
         [
             NearestQuery(
@@ -85,7 +94,8 @@ def _search(*queries: tuple[bytes, int, int | None, float | None, Any, Any, bool
                 exact=exact,
             )
             for embedding, limit, first, score_threshold, filter, exclude, exact in queries
-        ]
+        ],
+        hnsw_ef,
     )
 
 

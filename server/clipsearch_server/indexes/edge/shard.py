@@ -145,8 +145,14 @@ class Shard:
             self._set_floor(max(0, self._least_points - _FLOOR_STEP))
         self._update(edge.UpdateOperation.delete_points(list(ids)))
 
-    def convert_queries(self, queries: Sequence[NearestQuery]) -> list[edge.QueryRequest]:
-        """Raises FilterRefused if a filter costs too much, ValueError if Edge cannot take one."""
+    def convert_queries(
+        self, queries: Sequence[NearestQuery], hnsw_ef: int | None = None
+    ) -> list[edge.QueryRequest]:
+        """``hnsw_ef``: candidates that a search of the graph keeps, at least its limit; None: as
+        many as when the graph was built.
+
+        Raises FilterRefused if a filter costs too much, ValueError if Edge cannot take one.
+        """
         if filters := [query.filter for query in queries if query.filter is not None]:
             points = self.count()
             for filter in filters:
@@ -159,7 +165,7 @@ class Shard:
                     limit=query.limit,
                     score_threshold=query.score_threshold,
                     filter=translator.passing(query.filter, query.exclude),
-                    params=edge.SearchParams(exact=True) if query.exact else None,
+                    params=edge.SearchParams(hnsw_ef=hnsw_ef, exact=query.exact),
                 )
                 for query in queries
             ]

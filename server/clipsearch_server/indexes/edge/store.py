@@ -43,7 +43,8 @@ class EdgeStore:
     another server has the folder.
 
     What changes collections or aliases is done one after the other, and to its end, also if the
-    caller gives up. ``max_in_flight`` and ``optimize_after_points`` are those of each `EdgeIndex`.
+    caller gives up. ``max_in_flight``, ``optimize_after_points`` and ``hnsw_ef`` are those of each
+    `EdgeIndex`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class EdgeStore:
         default: str,
         spec: CollectionSpec,
         optimize_after_points: int,
+        hnsw_ef: int,
         max_in_flight: int,
         timeout_s: float,
     ) -> None:
@@ -62,6 +64,7 @@ class EdgeStore:
         self._default = default
         self._spec = spec
         self._optimize_after_points = optimize_after_points
+        self._hnsw_ef = hnsw_ef
         self._max_in_flight = max_in_flight
         self._timeout_s = timeout_s
         self._cards: dict[str, CollectionCard] = {}
@@ -183,6 +186,7 @@ class EdgeStore:
             embedding_dim=card.spec.embedding_dim,
             indexed_fields=card.spec.indexed_fields,
             optimize_after_points=self._optimize_after_points,
+            hnsw_ef=self._hnsw_ef,
             max_in_flight=self._max_in_flight,
             timeout_s=self._timeout_s,
         )

@@ -79,6 +79,7 @@ class QdrantIndex:
         spec: CollectionSpec,
         address: str,
         server_version: str,
+        hnsw_ef: int,
         max_in_flight: int,
         timeout_s: float,
     ) -> None:
@@ -90,7 +91,12 @@ class QdrantIndex:
         self.revision: Revision | None = None  # other servers write to it too
         self._timeout_s = timeout_s
         self._collection = OpenCollection(
-            client, name, spec=spec, address=address, server_version=server_version
+            client,
+            name,
+            spec=spec,
+            address=address,
+            server_version=server_version,
+            hnsw_ef=hnsw_ef,
         )
         self._mismatch: ModelMismatch | None = None  # why calls cannot be served
         self._calls = Admission(max_in_flight)

@@ -23,7 +23,11 @@ _OVERSAMPLING = 2.0
 
 
 class OpenCollection:
-    """A collection of a Qdrant of this version, which holds embeddings of the spec's model."""
+    """A collection of a Qdrant of this version, which holds embeddings of the spec's model.
+
+    A search of the graph keeps the best ``hnsw_ef`` points that it meets, or as many as it is to
+    find.
+    """
 
     def __init__(
         self,
@@ -33,12 +37,14 @@ class OpenCollection:
         spec: CollectionSpec,
         address: str,
         server_version: str,
+        hnsw_ef: int,
     ) -> None:
         self._client = client
         self._name = name
         self._spec = spec
         self._address = address
         self._server_version = server_version
+        self._hnsw_ef = hnsw_ef
         self._collection = Collection(client, name, address=address)
         self._fields = (*IMAGE_FIELDS, *spec.indexed_fields)
         self._quantized = False
@@ -87,14 +93,16 @@ class OpenCollection:
             for query in queries
         ]
 
-    def _search_params(self, *, exact: bool) -> models.SearchParams | None:
+    def _search_params(self, *, exact: bool) -> models.SearchParams:
         if exact:
             compressed = models.QuantizationSearchParams(ignore=True)
-        elif self._quantized:
-            compressed = models.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING)
-        else:
-            return None
-        return models.SearchParams(exact=exact, quantization=compressed)
+            return models.SearchParams(exact=True, quantization=compressed)
+        return models.SearchParams(
+            hnsw_ef=self._hnsw_ef,
+            quantization=models.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING)
+            if self._quantized
+            else None,
+        )
 
     async def _create_indexes(self, info: models.CollectionInfo, *, wait: bool) -> None:
         for field in without_index(self._fields, info.payload_schema):

@@ -64,6 +64,7 @@ class QdrantStore:
         default: str,
         spec: CollectionSpec,
         layout: CollectionLayout,
+        hnsw_ef: int,
         max_in_flight: int,
         timeout_s: float,
     ) -> None:
@@ -72,6 +73,7 @@ class QdrantStore:
         self._default = default
         self._spec = spec
         self._layout = layout
+        self._hnsw_ef = hnsw_ef
         self._max_in_flight = max_in_flight
         self._timeout_s = timeout_s
         self._client: AsyncQdrantClient
@@ -316,6 +318,7 @@ class QdrantStore:
             spec=spec,
             address=self._address,
             server_version=self._version,
+            hnsw_ef=self._hnsw_ef,
             max_in_flight=self._max_in_flight,
             timeout_s=self._timeout_s,
         )
