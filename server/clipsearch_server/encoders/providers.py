@@ -44,6 +44,8 @@ def choose_providers(
             "arena_extend_strategy": "kSameAsRequested",
             # The default tries out every algorithm for each new batch size.
             "cudnn_conv_algo_search": "HEURISTIC",
+            # The default rounds the factors of float32 products to 10 bits (TF32).
+            "use_tf32": "0",
         },
         # https://onnxruntime.ai/docs/execution-providers/TensorRT-ExecutionProvider.html
         TENSORRT: {

@@ -59,6 +59,10 @@ def test_only_a_half_precision_model_is_computed_in_half_precision(half: bool) -
     assert options[TENSORRT]["trt_fp16_enable"] == str(half)
 
 
+def test_a_float32_model_is_computed_in_float32() -> None:
+    assert chosen("cuda", GPU_BUILD)[CUDA]["use_tf32"] == "0"
+
+
 async def test_what_runs_the_model_is_named(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "clipsearch_server.encoders"):
         async with OnnxEncoder(DEMO_MODEL) as encoder:
