@@ -200,12 +200,7 @@ class _Tower:
     def _load(
         self, file: Path, fingerprint: str, threads: int, providers: Sequence[Provider]
     ) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        # Spinning threads would take the cores that decoding and the index need between two
-        # batches.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        session = _session(file, options, providers)
+        session = _session(file, session_options(threads), providers)
         metadata = session.get_modelmeta().custom_metadata_map
         if metadata.get("clipsearch.fingerprint") != fingerprint:
             raise StartupError(
@@ -220,6 +215,15 @@ class _Tower:
             # The shapes were checked on the way here, so this is the model's failure.
             raise ModelOutputInvalid(f"the {self._name} encoder failed: {error}") from error
         return check_embeddings(np.asarray(output), rows=len(values), dim=self._dim)
+
+
+def session_options(threads: int) -> Any:
+    """Returns the options of a session on the CPU that computes with so many threads."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Spinning threads would take the cores that decoding and the index need between two batches.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def _session(file: Path, options: Any, providers: Sequence[Provider]) -> Any:
