@@ -1,4 +1,4 @@
-"""Whether something is faster or slower than it was: two runs' ratios, told apart by their spread."""
+"""Whether something is faster or slower than it was, by the spread of two runs' rounds."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from itertools import count
+from typing import TypeAlias
 
 import grpc
 
@@ -15,6 +17,8 @@ from speed.contestants.infinity import image_requests
 from speed.http import HttpCalls
 from speed.loops import Call, Samples, closed_loop, open_loop
 from speed.workload import photographs
+
+Bytes: TypeAlias = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 QUERY_TEXT = "/clipsearch.v1.ImageSearchService/QueryText"
 
@@ -52,14 +56,13 @@ def add_images(address: str, first: int, number: int) -> float:
 
 def add_for(address: str, first: int, seconds: float) -> float:
     """Adds photographs as fast as the server takes them, for a while; images a second."""
-    requests = [_add(content) for content in photographs(first, 2000)]
 
     async def until_over() -> AsyncIterator[pb.AddImagesRequest]:
         end = time.perf_counter() + seconds
-        for request in requests:
+        for number in count(first):
             if time.perf_counter() > end:
                 return
-            yield request
+            yield _add(*photographs(number, 1))
 
     added, elapsed_s = asyncio.run(_stream(address, until_over()))
     return added / elapsed_s
@@ -95,7 +98,8 @@ def answer_bytes(address: str, text: str) -> int:
 
     async def run() -> int:
         async with grpc.aio.insecure_channel(address) as channel:
-            return len(await channel.unary_unary(QUERY_TEXT)(_queries([text])[0]))
+            unary: Bytes = channel.unary_unary(QUERY_TEXT)
+            return len(await unary(_queries([text])[0]))
 
     return asyncio.run(run())
 
@@ -113,7 +117,7 @@ def _unary(
 
 def _call(channel: grpc.aio.Channel, method: str, requests: Sequence[bytes]) -> Call:
     """Call ``number`` sends the request of that number; of one request, the same each time."""
-    unary = channel.unary_unary(method)
+    unary: Bytes = channel.unary_unary(method)
     repeated = len(requests) == 1
 
     async def call(number: int) -> None:
@@ -135,9 +139,7 @@ async def _each(requests: Sequence[pb.AddImagesRequest]) -> AsyncIterator[pb.Add
         yield request
 
 
-async def _stream(
-    address: str, requests: AsyncIterator[pb.AddImagesRequest]
-) -> tuple[int, float]:
+async def _stream(address: str, requests: AsyncIterator[pb.AddImagesRequest]) -> tuple[int, float]:
     """Returns how many were added, and in how many seconds."""
     added = 0
     async with grpc.aio.insecure_channel(address) as channel:

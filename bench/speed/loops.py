@@ -1,4 +1,4 @@
-"""How a load is put on a server: callers that wait for their answers, or a schedule that does not."""
+"""How a server is loaded: by callers that wait for their answers, or by a schedule."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Call: TypeAlias = Callable[[int], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What each of some calls took, in milliseconds, and what they cost the process that made them."""
+    """What each of some calls took, and what all cost the process that made them."""
 
-    times_ms: tuple[float, ...]
+    times_ms: tuple[float, ...]  # of each call
     seconds: float  # in which those calls were answered
     cpu_s: float  # of the caller's process, meanwhile
 
@@ -42,13 +42,14 @@ async def closed_loop(
     """
     numbers = count()
     times_ms: list[float] = []
-    begin = time.perf_counter() + warm_up_s
+    now = asyncio.get_running_loop().time
+    begin = now() + warm_up_s
     end = begin + seconds
 
     async def caller() -> None:
-        while (start := time.perf_counter()) < end:
+        while (start := now()) < end:
             await call(next(numbers))
-            finish = time.perf_counter()
+            finish = now()
             if begin <= finish < end:
                 times_ms.append((finish - start) * 1000)
 
@@ -65,17 +66,18 @@ async def open_loop(call: Call, *, rate: float, seconds: float) -> Samples:
     where users would have made hundreds: the coordinated omission.)
     """
     times_ms: list[float] = []
+    now = asyncio.get_running_loop().time
 
     async def caller(number: int, due: float) -> None:
         await call(number)
-        times_ms.append((time.perf_counter() - due) * 1000)
+        times_ms.append((now() - due) * 1000)
 
     cpu_s = time.process_time()
-    start = time.perf_counter()
+    start = now()
     async with asyncio.TaskGroup() as tasks:
         for number in range(round(rate * seconds)):
             due = start + number / rate
-            await asyncio.sleep(due - time.perf_counter())  # those that are late begin at once
+            await asyncio.sleep(due - now())  # those that are late begin at once
             tasks.create_task(caller(number, due))
-    elapsed_s = time.perf_counter() - start
+    elapsed_s = now() - start
     return Samples(tuple(times_ms), elapsed_s, time.process_time() - cpu_s)

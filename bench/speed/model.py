@@ -14,6 +14,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copy, rmtree
+from typing import Any
 
 from clipsearch_server.settings import DEMO_MODEL_DIR
 
@@ -72,8 +73,10 @@ def _make_checkpoint(folder: Path) -> None:
     ids = json.loads(tokenizer.read_text())["model"]["vocab"]
     start, end = "<|startoftext|>", "<|endoftext|>"
     config = CLIPConfig(architectures=["CLIPModel"])  # the defaults are ViT-B/32's
-    config.text_config.bos_token_id = ids[start]
-    config.text_config.eos_token_id = config.text_config.pad_token_id = ids[end]
+    text: Any = config.text_config  # typed as if they could be missing
+    vision: Any = config.vision_config
+    text.bos_token_id = ids[start]
+    text.eos_token_id = text.pad_token_id = ids[end]
     torch.manual_seed(0)
     CLIPModel(config).save_pretrained(folder)
     copy(tokenizer, folder)
@@ -81,14 +84,14 @@ def _make_checkpoint(folder: Path) -> None:
         folder / "tokenizer_config.json",
         tokenizer_class="CLIPTokenizer",
         processor_class="CLIPProcessor",
-        model_max_length=config.text_config.max_position_embeddings,
+        model_max_length=text.max_position_embeddings,
         bos_token=start,
         eos_token=end,
         unk_token=end,
         pad_token=end,
     )
     card = json.loads((DEMO_MODEL_DIR / "model_card.json").read_text())
-    size = config.vision_config.image_size
+    size = vision.image_size
     _write(
         folder / "preprocessor_config.json",
         image_processor_type="CLIPImageProcessor",

@@ -18,10 +18,8 @@ R = TypeVar("R")
 class Worker:
     """A process of its own, which calls functions of a module, one after the other."""
 
-    def __init__(self, prepare: Callable[[], object] | None = None) -> None:
-        self._pool = ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), initializer=prepare
-        )
+    def __init__(self) -> None:
+        self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         self.pid = self.call(os.getpid)
 
     def __enter__(self) -> Self:

@@ -17,7 +17,7 @@ from clipsearch_server.text import Tokenizer
 # less than 9 or more than 20.
 MEAN_TOKENS, DEVIATION, LEAST, MOST = 12, 2.5, 8, 20
 
-_PHOTOGRAPHS = 64
+_PHOTOGRAPHS = 32
 
 
 class Captions:
@@ -63,9 +63,7 @@ def photographs(first: int, number: int) -> list[bytes]:
     """JPEGs of 640 x 480 pixels. The pictures repeat; their bytes, and with them what a server
     knows them by, do not: a JPEG may have anything behind its end."""
     made = _photographs()
-    return [
-        made[it % _PHOTOGRAPHS] + it.to_bytes(8, "big") for it in range(first, first + number)
-    ]
+    return [made[it % _PHOTOGRAPHS] + it.to_bytes(8, "big") for it in range(first, first + number)]
 
 
 def tokenizer_of(folder: Path) -> Tokenizer:

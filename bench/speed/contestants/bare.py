@@ -1,6 +1,6 @@
-"""Baseline: the bare encoder, the limit of this machine. The server's ONNX files in the server's
-kind of session, in a tight loop, on inputs that are ready: no tokenizer, no JPEG, no wire, no index.
-"""
+"""Baseline: the bare encoder, the limit of this machine. The server's ONNX files in sessions with
+the server's options, in a tight loop, on inputs that are ready: no tokenizer, no JPEG, no wire, no
+index."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class BareEncoder:
     def text_ms(self, texts: Sequence[str], seconds: float) -> list[float]:
         """Milliseconds of each text alone, one after the other."""
         ready = [ids[None] for ids in self._token_ids(texts)]
-        times_ms = []
+        times_ms: list[float] = []
         end = time.perf_counter() + seconds
         while (start := time.perf_counter()) < end:
             self._text.run(["text_embeds"], {"input_ids": ready[len(times_ms)]})

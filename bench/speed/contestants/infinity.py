@@ -22,6 +22,7 @@ REQUIREMENTS = (
     "infinity_emb[server]==0.0.78",
     "sentence-transformers>=3,<4",
     "transformers<5",
+    "aiohttp",  # without which it takes no images
     "click<8.2",
     "optimum",
     "einops",

@@ -1,4 +1,4 @@
-"""What is measured: clipsearch-server, as it is installed and with the settings that it comes with."""
+"""What is measured: clipsearch-server, with the settings that it comes with."""
 
 from __future__ import annotations
 
