@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -66,53 +67,53 @@ class Measures:
         self._images = count(start=1000, step=1000)  # the first of each thousand new ones
         self.notes: list[str] = []
 
-        tell("starting the load generators and the bare encoder")
-        self._generator = stack.enter_context(Worker())
-        self._loader = stack.enter_context(Worker())
-        self._bare = stack.enter_context(Worker())
-        for made in [it.start(photographs, 0, 1) for it in (self._generator, self._loader)]:
-            made.result()  # all of them, which are kept
-        self._loader.call(leave_the_cores_to_others)  # it stands for another machine
-        self._batches = {}
-        for precision in PRECISIONS:
-            self._bare.call(bare.open_encoder, model.exported[precision])
-            tell(f"looking for the bare encoder's best batches, {precision}")
-            self._batches[precision] = self._best_batches(precision)
-        self._sleeps(stack, self._bare.pid)
-
-        tell("starting transformers on PyTorch")
-        self._pytorch = stack.enter_context(Worker())
-        self._pytorch.call(pytorch.open_model, model.checkpoint, STORED)
-        self._pytorch.call(pytorch.text_rate, self._captions.take(8), 0.1)
-        self._pytorch.call(pytorch.image_rate, 0, 2)
-        self._sleeps(stack, self._pytorch.pid)
-
-        self._servers: dict[str, ServerProcess] = {}
-        for precision in PRECISIONS:
-            tell(f"starting the server, {precision}")
-            server = stack.enter_context(serving(model.exported[precision], stored=STORED))
-            self._servers[precision] = server
-            self._add_images(server, 8)
-            self._sleeps(stack, server.process.pid)
-        self._repeated, answer_bytes = self._repeated_query()
-
-        self._empty = stack.enter_context(_empty_server(answer_bytes))
-        self._sleeps(stack, self._empty.process.pid)
-
-        self._infinity: infinity.InfinityProcess | None = None
-        if infinity_home is not None:
-            tell("starting infinity_emb")
-            self._infinity = stack.enter_context(
+        tell("starting all contestants")
+        workers = [stack.enter_context(Worker()) for _ in range(4)]
+        self._generator, self._loader, self._bare, self._pytorch = workers
+        ready = [
+            self._generator.start(photographs, 0, 1),  # makes them all
+            self._loader.start(photographs, 0, 1),
+            self._loader.start(leave_the_cores_to_others),  # it stands for another machine
+            *(self._bare.start(bare.open_encoder, model.exported[it]) for it in PRECISIONS),
+            self._pytorch.start(pytorch.open_model, model.checkpoint, STORED),
+            self._pytorch.start(pytorch.image_rate, 0, 2),
+        ]
+        with ThreadPoolExecutor() as threads:
+            servers = {
+                precision: threads.submit(
+                    stack.enter_context, serving(model.exported[precision], stored=STORED)
+                )
+                for precision in PRECISIONS
+            }
+            peer = infinity_home and threads.submit(
+                stack.enter_context,
                 infinity.InfinityProcess(
                     infinity_home,
                     model.checkpoint,
                     port=_free_port(),
                     log_file=build / "infinity.log",
-                )
+                ),
             )
+            for it in ready:
+                it.result()
+        self._servers = {precision: server.result() for precision, server in servers.items()}
+        self._infinity = peer.result() if peer else None
+        if self._infinity is not None:
             self._infinity_texts(seconds=1.0)
             self._infinity_images(8)
             self._sleeps(stack, self._infinity.process.pid)
+        for server in self._servers.values():
+            self._add_images(server, 8)
+            self._sleeps(stack, server.process.pid)
+        self._sleeps(stack, self._pytorch.pid)
+        self._repeated, answer_bytes = self._repeated_query()
+        self._empty = stack.enter_context(_empty_server(answer_bytes))
+        self._sleeps(stack, self._empty.process.pid)
+        self._batches = {}
+        for precision in PRECISIONS:
+            tell(f"looking for the bare encoder's best batches, {precision}")
+            self._batches[precision] = self._best_batches(precision)
+        self._sleeps(stack, self._bare.pid)
 
     def steps(self) -> list[tuple[str, Step]]:
         """What a round does."""
@@ -145,12 +146,11 @@ class Measures:
 
     def _server_texts(self, precision: str) -> dict[str, float]:
         seconds, server = self._plan.seconds, self._servers[precision]
+        alike, texts = self._captions.take(2000, tokens=TOKENS), self._captions.take(8000)
         with awake(server.process.pid):
-            alike = self._captions.take(600, tokens=TOKENS)
             alone = self._generator.call(
                 load.query_texts, server.address, alike, callers=1, seconds=seconds / 2
             )
-            texts = self._captions.take(4000)
             together = self._generator.call(
                 load.query_texts, server.address, texts, callers=CALLERS, seconds=seconds
             )
@@ -240,7 +240,7 @@ class Measures:
 
     def _infinity_texts(self, seconds: float) -> float:
         assert self._infinity is not None
-        requests = infinity.text_requests(self._captions.take(1000))
+        requests = infinity.text_requests(self._captions.take(4000))
         return self._generator.call(
             load.infinity_texts, self._infinity.address, requests, callers=CALLERS, seconds=seconds
         ).rate

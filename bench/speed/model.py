@@ -11,6 +11,7 @@ openai/clip-vit-base-patch32 is made of random ones, with the demo model's token
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copy, rmtree
@@ -67,7 +68,9 @@ def _is_ours(checkpoint: Path) -> bool:
 def _make_checkpoint(folder: Path) -> None:
     import torch
     from transformers import CLIPConfig, CLIPModel
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     folder.mkdir(parents=True)
     tokenizer = DEMO_MODEL_DIR / "clip_text" / "tokenizer.json"
     ids = json.loads(tokenizer.read_text())["model"]["vocab"]
@@ -128,6 +131,8 @@ def _export(model: Model) -> None:
     from clipsearch_export.to_onnx import export_towers
     from clipsearch_export.triton import Backend
 
+    # ONNX Runtime's quantiser has set it to INFO at import, and says much there.
+    logging.getLogger().setLevel(logging.ERROR)
     checkpoint = load_checkpoint(str(model.checkpoint))
     towers = export_towers(checkpoint)
     for name, out in model.exported.items():

@@ -60,7 +60,7 @@ class BareEncoder:
         times_ms: list[float] = []
         end = time.perf_counter() + seconds
         while (start := time.perf_counter()) < end:
-            self._text.run(["text_embeds"], {"input_ids": ready[len(times_ms)]})
+            self._text.run(["text_embeds"], {"input_ids": ready[len(times_ms) % len(ready)]})
             times_ms.append((time.perf_counter() - start) * 1000)
         return times_ms
 

@@ -33,7 +33,7 @@ def text_rate(texts: Sequence[str], seconds: float) -> float:
     """Queries a second: text in, hits out."""
     asked, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
-        _state["open"].query(texts[asked])
+        _state["open"].query(texts[asked % len(texts)])
         asked += 1
     return asked / (time.perf_counter() - start)
 
@@ -51,7 +51,9 @@ class FirstVersion:
     def __init__(self, folder: Path, stored: int) -> None:
         import torch
         from transformers import CLIPModel, CLIPProcessor
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         self._torch = torch
         self._model: Any = CLIPModel.from_pretrained(folder).eval()
         self._processor: Any = CLIPProcessor.from_pretrained(folder)
@@ -64,9 +66,8 @@ class FirstVersion:
                 max_search_threads=cores(),
             ),
         )
-        vectors = np.random.default_rng(0).standard_normal((stored, dim)).astype(np.float32)
-        for vector in vectors:
-            self._upsert(vector)
+        for vectors in np.split(np.random.default_rng(0).standard_normal((stored, dim)), 10):
+            self._upsert(vectors)
 
     def query(self, text: str) -> object:
         inputs = self._processor(text=text, padding="max_length", return_tensors="pt")
@@ -82,11 +83,15 @@ class FirstVersion:
         with Image.open(BytesIO(content)) as image:
             inputs = self._processor(images=image, return_tensors="pt")
         with self._torch.inference_mode():
-            self._upsert(_vector(self._model.get_image_features(**inputs)))
+            self._upsert(_vector(self._model.get_image_features(**inputs))[None])
 
-    def _upsert(self, vector: NDArray[np.float32]) -> None:
-        point = edge.Point(uuid4(), vector.tolist(), {"uri": "https://example.com/picture.jpg"})
-        self._shard.update(edge.UpdateOperation.upsert_points([point]))
+    def _upsert(self, vectors: NDArray[np.floating]) -> None:
+        """(n, d): stores n points."""
+        points = [
+            edge.Point(uuid4(), vector, {"uri": "https://example.com/picture.jpg"})
+            for vector in vectors.tolist()
+        ]
+        self._shard.update(edge.UpdateOperation.upsert_points(points))
 
 
 def _vector(features: Any) -> NDArray[np.float32]:
