@@ -4,6 +4,7 @@ answers stay the bytes that they are, so that it takes little of the processor t
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from itertools import count
@@ -55,16 +56,14 @@ def add_images(address: str, first: int, number: int) -> float:
 
 
 def add_for(address: str, first: int, seconds: float) -> float:
-    """Adds photographs as fast as the server takes them, for a while; images a second."""
+    """Adds photographs as fast as the server takes them, and after a while gives up what is under
+    way; images a second."""
 
-    async def until_over() -> AsyncIterator[pb.AddImagesRequest]:
-        end = time.perf_counter() + seconds
+    async def endless() -> AsyncIterator[pb.AddImagesRequest]:
         for number in count(first):
-            if time.perf_counter() > end:
-                return
             yield _add(*photographs(number, 1))
 
-    added, elapsed_s = asyncio.run(_stream(address, until_over()))
+    added, elapsed_s = asyncio.run(_stream(address, endless(), seconds))
     return added / elapsed_s
 
 
@@ -139,14 +138,20 @@ async def _each(requests: Sequence[pb.AddImagesRequest]) -> AsyncIterator[pb.Add
         yield request
 
 
-async def _stream(address: str, requests: AsyncIterator[pb.AddImagesRequest]) -> tuple[int, float]:
+async def _stream(
+    address: str, requests: AsyncIterator[pb.AddImagesRequest], at_most_s: float = math.inf
+) -> tuple[int, float]:
     """Returns how many were added, and in how many seconds."""
     added = 0
     async with grpc.aio.insecure_channel(address) as channel:
         await channel.channel_ready()
         start = time.perf_counter()
-        async for answer in ImageSearchServiceStub(channel).AddImages(requests):
+        call = ImageSearchServiceStub(channel).AddImages(requests)
+        async for answer in call:
             if answer.response.outcome != pb.ADD_OUTCOME_ADDED:
                 raise RuntimeError(f"an image was not added: {answer}")
             added += 1
+            if time.perf_counter() - start > at_most_s:
+                call.cancel()
+                break
         return added, time.perf_counter() - start
