@@ -37,11 +37,11 @@ def targets(outcomes: Sequence[Outcome]) -> bytes:
             score = _score(it, it.median)
             axes.barh(row, score, color=_MET if it.is_met else _MISSED, height=0.62)
             axes.plot([min(scores), max(scores)], [row, row], color="black", linewidth=1)
-            axes.text(max(score, *scores) * 1.04, row, _label(it), va="center")
+            axes.text(max(1, score, *scores) * 1.06, row, _label(it), va="center")
         axes.axvline(1, color="black", linewidth=1, linestyle="--")
         axes.set_xscale("log")
         axes.set_yticks(range(len(outcomes)), [it.target.title for it in reversed(outcomes)])
-        axes.set_xlim(right=axes.get_xlim()[1] * 2)
+        axes.set_xlim(right=axes.get_xlim()[1] * 4)
         axes.set_xlabel("against the target (dashed): right of it is met; lines are the rounds")
         return _png(figure)
 
@@ -49,14 +49,14 @@ def targets(outcomes: Sequence[Outcome]) -> bytes:
 def rates(rounds: Sequence[Figures]) -> bytes:
     """Texts and images a second of all contestants."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        figure = Figure(figsize=(11, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         for axes, kind, title in (
             (left, names.texts, "texts/s: QueryText at 32 callers"),
             (right, names.images, "images/s: AddImages, 640 x 480 JPEGs"),
         ):
             bars = [
-                (f"{who}\n{precision}", kind(who, precision), _COLOURS[who])
+                (_label_of(who, precision), kind(who, precision), _COLOURS[who])
                 for precision in PRECISIONS
                 for who in (BARE, SERVER, PYTORCH, INFINITY)
             ]
@@ -68,12 +68,12 @@ def rates(rounds: Sequence[Figures]) -> bytes:
 def latencies(rounds: Sequence[Figures]) -> bytes:
     """Milliseconds of a text."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        figure = Figure(figsize=(11, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
         _bars(
             left,
             [
-                (f"{who}\n{precision}", names.text_p50(who, precision), _COLOURS[who])
+                (_label_of(who, precision), names.text_p50(who, precision), _COLOURS[who])
                 for precision in PRECISIONS
                 for who in (BARE, SERVER)
             ],
@@ -107,6 +107,10 @@ def _bars(axes: Axes, bars: Sequence[tuple[str, str, str]], rounds: Sequence[Fig
 def _score(outcome: Outcome, ratio: float) -> float:
     bound = outcome.target.bound
     return ratio / bound if outcome.target.at_least else bound / max(ratio, 1e-9)
+
+
+def _label_of(who: str, precision: str) -> str:
+    return f"{who}\n{precision}".replace(" ", "\n").replace("_", "\n_").replace("-", "-\n")
 
 
 def _label(outcome: Outcome) -> str:
