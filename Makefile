@@ -21,7 +21,7 @@ PIP := -m pip --disable-pip-version-check install --quiet --constraint constrain
 PROTOC := -m grpc_tools.protoc -I proto -I proto/third_party clipsearch/v1/filter.proto clipsearch/v1/image_search.proto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve triton test test-long test-row check format proto docs export-models train-demo lock clean
+.PHONY: help demo serve triton test test-long test-row bench bench-quick check format proto docs export-models train-demo lock clean
 
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,12 @@ test-long: $(DEV)/ready ## Run the tests that take a minute each: 10,000 files, 
 
 test-row: $(DEV)/ready $(TRITON)/ready ## Run the tests of a row of docs/reliability.md [ROW=38]
 	$(DEV)/bin/python -m pytest -v -k "test_row_$(ROW)_"
+
+bench: $(DEV)/ready ## Measure speed against baselines, into bench/results: 10 minutes on 2 idle cores
+	@PYTHONPATH=bench $(DEV)/bin/python -m speed
+
+bench-quick: $(DEV)/ready ## The same in 2 minutes, with fewer rounds, into build/bench
+	@PYTHONPATH=bench $(DEV)/bin/python -m speed --quick
 
 check: $(DEV)/ready ## Lint; check types, arrows, the contract and that what is generated is fresh
 	$(DEV)/bin/ruff check

@@ -2,10 +2,11 @@
 
     .venv/bin/python bench/fairness.py [MODEL_FOLDER ...] [--option=--flag=value ...]
 
-Without a folder: the demo model. For another size save a `CLIPModel` of random weights and export
-it, as bench/ingest.py says. A server process with 500 pictures; then, in turn and again in each
-round: queries alone, and queries while a process of its own adds 640 x 480 JPEGs over one stream.
-That process stands for another machine, so it takes only the cores' time that the server leaves.
+Without a folder: the demo model. `make bench` leaves exported models of random weights, and of
+another size, in build/bench/model. A server process with 500 pictures; then, in turn and again in
+each round: queries alone, and queries while a process of its own adds 640 x 480 JPEGs over one
+stream. That process stands for another machine, so it takes only the cores' time that the server
+leaves.
 One caller asks one QueryText after the other (a new text each time) for --seconds, and then one
 QueryImage after the other, every 50 ms. The ratio of a round's p99 to that of its idle half is what
 counts; and the last column says what the queries cost the load: images/s alone, then beside them.

@@ -16,7 +16,7 @@ from PIL import Image
 from clipsearch import AddItem, SearchClient
 
 RESULTS = Path(__file__).parent / "results"
-_PICTURES = Path(__file__).parent.parent / "demo" / "pictures"
+PICTURES = Path(__file__).parent.parent / "demo" / "pictures"
 _PACKAGES = ("grpcio", "onnxruntime", "qdrant-edge-py", "numpy", "pillow")
 
 
@@ -31,7 +31,7 @@ def machine() -> dict[str, object]:
 
 def fill(client: SearchClient, count: int) -> None:
     """Adds so many of the demo's pictures."""
-    files = sorted(_PICTURES.glob("*.png"))[:count]
+    files = sorted(PICTURES.glob("*.png"))[:count]
     for result in client.add_images(
         AddItem(item_id=file.name, content=file.read_bytes()) for file in files
     ):

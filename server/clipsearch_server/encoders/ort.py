@@ -201,11 +201,7 @@ class _Tower:
     def _load(
         self, file: Path, fingerprint: str, threads: int, providers: Sequence[Provider]
     ) -> None:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        # Spinning threads would take the cores that decoding and the index need between two
-        # batches.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = session_options(threads)
         if providers[0][0] == CPU:
             options.add_session_config_entry("session.use_env_allocators", "1")
             # Where lengths and batches vary, plans of memory for each cost more than they save.
@@ -240,6 +236,15 @@ def _register_arena() -> None:
     ort.create_and_register_allocator(
         info, ort.OrtArenaCfg({"max_mem": 0, "arena_extend_strategy": same_as_requested})
     )
+
+
+def session_options(threads: int) -> Any:
+    """Returns the options of a session on the CPU that computes with so many threads."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Spinning threads would take the cores that decoding and the index need between two batches.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def _session(file: Path, options: Any, providers: Sequence[Provider]) -> Any:

@@ -1,6 +1,6 @@
 """The encoders on a real Triton against the same files in this process: agreement, batches, time.
 
-    .venv-dev/bin/python bench/triton.py build/triton/demo
+    .venv-dev/bin/python bench/triton_batches.py build/triton/demo
 
 The model folder must be one of the python backend (`make triton` makes the demo model's). Both run
 on this machine's CPU, one after the other, so the ratios tell what the way to Triton costs, and
