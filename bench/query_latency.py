@@ -71,7 +71,11 @@ async def query(address: str, callers: int, queries: int) -> list[dict[str, floa
     """Runs the queries, and returns the milliseconds of each by stage."""
     with (PICTURES / "pictures.csv").open(newline="", encoding="utf-8") as file:
         names = [row["name"] for row in csv.DictReader(file)]
-    texts = iter(list(islice(cycle(names), queries + callers)))
+    # All of them new: what was asked before would be answered from memory.
+    asked = f"{callers} at a time"
+    texts = iter(
+        [f"{name} {n} of {asked}" for n, name in enumerate(islice(cycle(names), queries + callers))]
+    )
     samples: list[dict[str, float]] = []
 
     async def caller(client: AsyncSearchClient, *, recorded: bool) -> None:
