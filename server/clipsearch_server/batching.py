@@ -161,9 +161,9 @@ class Batcher(Generic[Row, Result]):
                 if not item.result.done():
                     item.result.set_exception(error)
         else:
-            for item, result in zip(batch, results, strict=True):
-                if not item.result.done():
-                    item.result.set_result(result)
+            # After this turn of the event loop, in which the next batch is begun: what the callers
+            # do with their results would hold it up.
+            asyncio.get_running_loop().call_soon(_deliver, batch, results)
 
     async def _process_for(self, batch: Sequence[_Waiting[Row, Result]]) -> Sequence[Result]:
         """Processes a batch for as long as somebody waits for it."""
@@ -191,3 +191,9 @@ class Batcher(Generic[Row, Result]):
     ) -> Sequence[Result]:
         with tracing.span(f"batch {self._name}", of=callers):
             return await self._process(rows)
+
+
+def _deliver(batch: Sequence[_Waiting[Row, Result]], results: Sequence[Result]) -> None:
+    for item, result in zip(batch, results, strict=True):
+        if not item.result.done():
+            item.result.set_result(result)
