@@ -242,10 +242,9 @@ def session_options(threads: int) -> Any:
     """Returns the options of a session on the CPU that computes with so many threads."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    # Within a run, threads wait for each other busily: to sleep and be woken between the operations
-    # of a tower takes a quarter longer and no less of the processor. Between two runs that would
-    # take the cores that decoding and the index need.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Threads that wait for each other busily would take the cores that decoding, the index and the
+    # event loop need, within a run too (docs/decisions/0002-speed.md).
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
