@@ -42,7 +42,7 @@ def targets(outcomes: Sequence[Outcome]) -> bytes:
         axes.set_xscale("log")
         axes.set_yticks(range(len(outcomes)), [it.target.title for it in reversed(outcomes)])
         axes.set_xlim(right=axes.get_xlim()[1] * 4)
-        axes.set_xlabel("against the target (dashed): right of it is met; lines are the rounds")
+        axes.set_xlabel("to the target; lines are the rounds")
         return _png(figure)
 
 
