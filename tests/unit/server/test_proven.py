@@ -127,6 +127,8 @@ async def test_what_a_wrong_model_answered_before_it_was_found_out_is_not_used()
         call = asyncio.create_task(encoder.encode_text(texts(2)))
         await triton.arrived.acquire()
         await until_sick(encoder)
+        # Of the two towers the other one may have been found out first.
+        await until_refused(encoder, encoder.encode_text, texts())
         gate.set()
         with pytest.raises(EncoderUnavailable, match="other weights"):
             await call
