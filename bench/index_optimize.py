@@ -15,12 +15,12 @@ import argparse
 import asyncio
 import tempfile
 from collections.abc import Awaitable
-from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from uuid import UUID
 
 import numpy as np
+from measuring import stored_image
 from rich.console import Console
 
 from clipsearch_server.indexes.edge.index import EdgeIndex
@@ -29,7 +29,6 @@ from clipsearch_server.ports import CollectionSpec, Embeddings, NearestQuery, St
 from clipsearch_server.settings.indexes import IndexSettings
 
 TICK_S = 0.005
-NOW = datetime.now(UTC)
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -49,19 +48,8 @@ class Clusters:
 
 
 def an_image(number: int) -> StoredImage:
-    return StoredImage(
-        id=UUID(int=(number * 0x9E3779B97F4A7C15F39CC0605CEDC834) % 2**128),
-        url=f"https://example.org/pictures/{number}.jpg",
-        uri=f"https://example.org/pictures/{number}.jpg",
-        metadata={"number": number},
-        sha256=f"{number:064x}",
-        media_type="image/jpeg",
-        width_px=640,
-        height_px=480,
-        size_bytes=100_000,
-        create_time=NOW,
-        update_time=NOW,
-    )
+    """Under an id that scatters them."""
+    return stored_image(number, UUID(int=(number * 0x9E3779B97F4A7C15F39CC0605CEDC834) % 2**128))
 
 
 class Bench:

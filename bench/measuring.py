@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
 from statistics import quantiles
+from uuid import UUID
 
 import numpy as np
 from PIL import Image
 
 from clipsearch import AddItem, SearchClient
+from clipsearch_server.ports import StoredImage
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = Path(__file__).parent.parent / "demo" / "pictures"
+_NOW = datetime.now(UTC)
 _PACKAGES = ("grpcio", "onnxruntime", "qdrant-edge-py", "numpy", "pillow")
 
 
@@ -48,6 +52,24 @@ def photograph(number: int, width: int = 640, height: int = 480) -> bytes:
     stream = BytesIO()
     Image.fromarray(np.clip(soft + noise, 0, 255).astype(np.uint8)).save(stream, "JPEG", quality=85)
     return stream.getvalue()
+
+
+def stored_image(number: int, image_id: UUID) -> StoredImage:
+    """An image with some metadata, as an index keeps it."""
+    url = f"https://example.com/pictures/{number}.jpg"
+    return StoredImage(
+        id=image_id,
+        url=url,
+        uri=url,
+        metadata={"number": number},
+        sha256=f"{number:064x}",
+        media_type="image/jpeg",
+        width_px=640,
+        height_px=480,
+        size_bytes=100_000,
+        create_time=_NOW,
+        update_time=_NOW,
+    )
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

@@ -47,7 +47,7 @@ from clipsearch_server.indexes.edge.shard import Shard
 from clipsearch_server.indexes.edge.store import EdgeStore
 from clipsearch_server.model import ModelCard, open_model_folder
 from clipsearch_server.paging import WINDOWS
-from clipsearch_server.ports import CollectionSpec, NearestQuery, StoredImage
+from clipsearch_server.ports import CollectionSpec, NearestQuery
 from clipsearch_server.settings.indexes import IndexSettings
 from clipsearch_server.testing import ServerProcess
 
@@ -58,7 +58,6 @@ DEFAULT_EF = IndexSettings().hnsw_ef
 RESULT = measuring.RESULTS / "million.json"
 UPSERT = 1_000
 UNTIMED = 200  # queries of each collection, for the kernel to have its pages
-NOW = datetime.now(UTC)
 
 console = Console(highlight=False)
 
@@ -132,25 +131,12 @@ async def fill(index: EdgeIndex, points: int) -> None:
     for block in track(range(done, points // BLOCK), f"storing {points:,}"):
         embeddings = world.images(block)
         for first in range(0, BLOCK, UPSERT):
-            images = [an_image(block * BLOCK + first + number) for number in range(UPSERT)]
+            start = block * BLOCK + first
+            images = [
+                measuring.stored_image(number, UUID(int=number))
+                for number in range(start, start + UPSERT)
+            ]
             await index.upsert(images, embeddings[first : first + UPSERT])
-
-
-def an_image(number: int) -> StoredImage:
-    url = f"https://example.com/pictures/{number}.jpg"
-    return StoredImage(
-        id=UUID(int=number),
-        url=url,
-        uri=url,
-        metadata={"number": number},
-        sha256=f"{number:064x}",
-        media_type="image/jpeg",
-        width_px=640,
-        height_px=480,
-        size_bytes=100_000,
-        create_time=NOW,
-        update_time=NOW,
-    )
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -187,7 +173,7 @@ def _recall(work: Path, points: int, ef: int) -> dict[str, float]:
     right = []
     for query, wanted in zip(queries, nearest, strict=True):
         asked = NearestQuery(embedding=query, limit=WINDOWS[0])
-        (hits,) = shard.search(shard.convert_queries([asked], ef))
+        (hits,) = shard.search(shard.convert_queries([asked], ef), [None])
         right.append(len({hit.int for hit, _ in hits[: ann.LIMIT]} & set(wanted.tolist())))
     shard.close()
     texts, pictures = np.array(right).reshape(2, ann.QUERIES).mean(axis=1) / ann.LIMIT

@@ -1,7 +1,7 @@
 """How fast clipsearch is, against what bounds it and against what one would use instead.
 
-    make bench          # ten minutes; writes bench/results/<date>-<machine>.md, .json and charts
-    make bench-quick    # two minutes; writes to build/bench
+    make bench          # seven minutes; writes bench/results/<date>-<machine>.md, .json and charts
+    make bench-quick    # two to three minutes; writes to build/bench
 
 They run `PYTHONPATH=bench .venv-dev/bin/python -m speed [--quick] [--model FOLDER]`. Every ratio is
 of two figures that one round takes. The first run makes what is measured, in build/bench: a model

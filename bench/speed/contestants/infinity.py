@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import subprocess
-import sys
 import venv
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,7 +87,3 @@ def image_requests(contents: Sequence[bytes]) -> list[bytes]:
 def _post(item: str, modality: str) -> bytes:
     body = {"model": _NAME, "modality": modality, "encoding_format": "base64", "input": [item]}
     return post(_PATH, body)
-
-
-if __name__ == "__main__":
-    sys.exit(install(Path(sys.argv[1])))
