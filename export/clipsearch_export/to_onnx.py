@@ -3,6 +3,7 @@ deprecated)."""
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from dataclasses import dataclass
@@ -118,10 +119,12 @@ def save_onnx(
     with ``.data`` appended to the name. Creates the folder."""
     file.parent.mkdir(parents=True, exist_ok=True)
     weights = file.with_name(f"{file.name}.data")
+    beside = weight_bytes(model) > max_single_file_bytes
     onnx.save(
-        model,
+        # onnx takes the weights that it writes to another file out of the model.
+        copy.deepcopy(model) if beside else model,
         file,
-        save_as_external_data=weight_bytes(model) > max_single_file_bytes,
+        save_as_external_data=beside,
         location=weights.name,
     )
     if weights.exists():
