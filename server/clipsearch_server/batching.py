@@ -25,7 +25,6 @@ _WARY_SHARE = 4
 @dataclass(slots=True, eq=False)
 class _Waiting(Generic[Row, Result]):
     row: Row
-    group: int
     ends_at: float | None
     background: bool
     span: tracing.Parent
@@ -43,9 +42,9 @@ class Batcher(Generic[Row, Result]):
     callers'. If a batch fails for what ``is_of_one`` calls the fault of one row, its rows are
     tried one by one, so that a poison one fails alone.
 
-    ``process`` returns a result for each row, in their order. Rows of one batch are of one
-    ``group_of``. One ``work`` at a time keeps rows of a group and a priority in the order of their
-    arrival. The name is what the queue goes by in metrics and traces.
+    ``process`` returns a result for each row, in their order. One ``work`` at a time keeps rows of
+    a priority in the order of their arrival. The name is what the queue goes by in metrics and
+    traces.
     """
 
     def __init__(
@@ -56,13 +55,11 @@ class Batcher(Generic[Row, Result]):
         max_batch: int,
         is_of_one: Callable[[Exception], bool],
         closed: Callable[[], Exception],  # what those get who wait when the work ends
-        group_of: Callable[[Row], int] = lambda row: 0,
     ) -> None:
         self._process = process
         self._max_batch = max_batch
         self._is_of_one = is_of_one
         self._closed = closed
-        self._group_of = group_of
         self._name = name
         self._queue_rows = QUEUE_ROWS.labels(name)
         self._waiting: list[_Waiting[Row, Result]] = []
@@ -82,10 +79,7 @@ class Batcher(Generic[Row, Result]):
         order."""
         loop = asyncio.get_running_loop()
         ends_at, background, span = call_deadline(), is_background(), tracing.parent()
-        waiting = [
-            _Waiting(row, self._group_of(row), ends_at, background, span, loop.create_future())
-            for row in rows
-        ]
+        waiting = [_Waiting(row, ends_at, background, span, loop.create_future()) for row in rows]
         self._keep(self._waiting + waiting)
         self._arrived.set()
         try:
@@ -113,8 +107,7 @@ class Batcher(Generic[Row, Result]):
             self._keep([])
 
     def _next_batch(self) -> list[_Waiting[Row, Result]]:
-        """Takes the oldest row of those whose turn it is, and more of its group; drops those nobody
-        waits for."""
+        """Takes the oldest rows of those whose turn it is; drops those nobody waits for."""
         self._drop_abandoned()
         foreground = any(not item.background for item in self._waiting)
         background = any(item.background for item in self._waiting)
@@ -128,11 +121,7 @@ class Batcher(Generic[Row, Result]):
         batch: list[_Waiting[Row, Result]] = []
         left: list[_Waiting[Row, Result]] = []
         for item in self._waiting:
-            fits = (
-                len(batch) < most
-                and item.background is chosen
-                and (not batch or item.group == batch[0].group)
-            )
+            fits = len(batch) < most and item.background is chosen
             (batch if fits else left).append(item)
         self._keep(left)
         if not left:

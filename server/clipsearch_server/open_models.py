@@ -122,7 +122,6 @@ def _open_tokenizer(folder: ModelFolder) -> Tokenizer:
 
 async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelFolder) -> Encoder:
     encoder: Encoder
-    concurrency = 1
     if settings.encoder.backend == "triton":
         # Imported here: it takes a quarter of a second that most servers can start without.
         from clipsearch_server.encoders.triton import TritonEncoder
@@ -146,7 +145,7 @@ async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelF
                 "clipsearch-server[gpu], or let Triton run the model (--encoder-backend triton)"
             ) from error
 
-        encoder = await stack.enter_async_context(
+        encoder = in_process = await stack.enter_async_context(
             OnnxEncoder(
                 model,
                 threads=settings.encoder.threads or cores(),
@@ -156,6 +155,7 @@ async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelF
                 engine_cache_dir=settings.data_dir / "tensorrt",
             )
         )
+        concurrency = in_process.concurrency
     proven = await stack.enter_async_context(
         ProvenEncoder(encoder, await asyncio.to_thread(read_canary, model))
     )
@@ -171,8 +171,8 @@ async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelF
 
 
 def max_decoded(settings: Settings) -> int:
-    """How many images may be decoded and not yet embedded: the encoder's batches under way, one
-    more that is ready for it, and those that are being decoded."""
-    batches = settings.triton.max_in_flight if settings.encoder.backend == "triton" else 1
+    """How many images may be decoded and not yet embedded: the encoder's batches under way (two in
+    this process), one more that is ready for it, and those that are being decoded."""
+    batches = settings.triton.max_in_flight if settings.encoder.backend == "triton" else 2
     decoders = settings.image.decode_workers or cores()
     return min((batches + 1) * settings.encoder.max_batch + decoders, settings.encoder.max_waiting)

@@ -18,20 +18,14 @@ from clipsearch_server.text import pad
 
 Embedding: TypeAlias = NDArray[np.float32]  # (d,)
 
-# Texts are batched with texts of about their length, so that a short one does not pay for a long
-# one: CLIP's text tower costs what the longest of a batch costs. Equal shapes are also what
-# Triton's own batcher merges.
-_LENGTH_BUCKETS = (8, 16, 32)
-
 
 class BatchingEncoder:
     """Wraps an Encoder: rows that arrive while it is busy are embedded together, oldest first.
 
-    A batch is whatever came in while ``concurrency`` others were under way (one for each tower, if
-    the encoder does one thing at a time); a text is batched by its own length, however far its call
-    padded it. At most ``max_waiting`` rows wait for each tower; what comes on top is refused with
-    Overloaded. If the encoder answers a batch with ModelOutputInvalid, its rows are tried one by
-    one.
+    A batch is whatever came in while ``concurrency`` others were under way, for each tower; texts
+    of all lengths go together, as their padding is not computed. At most ``max_waiting`` rows wait
+    for each tower; what comes on top is refused with Overloaded. If the encoder answers a batch
+    with ModelOutputInvalid, its rows are tried one by one.
     """
 
     def __init__(
@@ -49,7 +43,6 @@ class BatchingEncoder:
         self._text: Batcher[NDArray[np.int64], Embedding] = Batcher(
             lambda rows: _embed_rows("text", encoder.encode_text(pad(rows, pad_token_id)), rows),
             name="text",
-            group_of=lambda row: _bucket(len(row)),
             max_batch=max_batch,
             is_of_one=_is_of_one,
             closed=_closed,
@@ -119,17 +112,6 @@ async def _embed_rows(
     if len(embeddings) != len(rows):
         raise ModelOutputInvalid(f"{len(embeddings)} embeddings of {len(rows)} rows")
     return list(embeddings)
-
-
-def _bucket(length: int) -> int:
-    return next((bucket for bucket in _LENGTH_BUCKETS if length <= bucket), 0)
-
-
-def pad_to_bucket(token_ids: TokenIds, pad_token_id: int, max_tokens: int) -> TokenIds:
-    """(n, t) int64 -> (n, the length of its bucket) int64, filled up with the padding token."""
-    length = token_ids.shape[1]
-    padding = min(_bucket(length) or max_tokens, max(max_tokens, length)) - length
-    return np.pad(token_ids, ((0, 0), (0, padding)), constant_values=pad_token_id)
 
 
 def _unpad(row: NDArray[np.int64], pad_token_id: int) -> NDArray[np.int64]:

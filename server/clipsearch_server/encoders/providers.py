@@ -25,17 +25,18 @@ def choose_providers(
     gpu_memory_bytes: int,
     half_precision: bool,
     engine_cache_dir: Path,
-    shapes: tuple[str, str, str],
+    shapes: tuple[str, str, str] | None,
 ) -> list[Provider]:
     """Returns the providers to ask ONNX Runtime for, best first, with their options.
 
     ``available`` is what this build of ONNX Runtime brings; whether its libraries load shows when a
     session is made. ``half_precision`` lets TensorRT compute in float16: only for a model that does
     so itself, since its embeddings must not depend on where it runs. ``shapes`` are the smallest,
-    the usual and the largest of the input, as in "input_ids:1x8": TensorRT builds one engine for
-    them, and builds it anew for what is beyond.
+    the usual and the largest of the input, as in "pixel_values:1x3x224x224": TensorRT builds one
+    engine for them, and builds it anew for what is beyond. None: inside, sizes depend on values, as
+    those of texts do on how much of them is padding, for which it has no engine.
     """
-    smallest, usual, largest = shapes
+    smallest, usual, largest = shapes or ("", "", "")
     options: dict[str, dict[str, str]] = {
         # https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
         CUDA: {
@@ -63,7 +64,11 @@ def choose_providers(
         CPU: {},
     }
     wanted = _PREFERENCE[_PREFERENCE.index(_FIRST[device]) :]
-    return [(name, options[name]) for name in wanted if name in available]
+    return [
+        (name, options[name])
+        for name in wanted
+        if name in available and not (name == TENSORRT and shapes is None)
+    ]
 
 
 def is_served(device: Device, provider: str) -> bool:

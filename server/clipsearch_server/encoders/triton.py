@@ -17,11 +17,11 @@ from tritonclient.utils import InferenceServerException
 from clipsearch_server import tracing
 from clipsearch_server.certificates import read_root_certificates
 from clipsearch_server.deadline import remaining_s
-from clipsearch_server.encoders.batching import pad_to_bucket
 from clipsearch_server.encoders.output import check_embeddings
 from clipsearch_server.encoders.triton_model import (
     TowerSpec,
     difference,
+    pad_to_bucket,
     text_tower,
     vision_tower,
 )
@@ -64,8 +64,8 @@ class TritonEncoder:
     """Runs both towers of a model folder on a Triton server. Implements the port `Encoder`.
 
     Each call is one request, cut only to what Triton takes at once: `BatchingEncoder` puts texts
-    of one bucket together and bounds how many requests are under way, and Triton merges those of
-    several servers. (Triton's batcher alone does not do for texts: it ends a batch at each request
+    together and bounds how many requests are under way, and Triton merges those of several servers
+    that are padded alike. (Its batcher alone does not do for texts: it ends a batch at each request
     of another shape, so 64 texts of three lengths in turn made 36 batches.) A request may take what
     its call has left, and ``timeout_s`` at most; Triton is told, so that it drops from its queue
     what nobody waits for any more.

@@ -1,4 +1,4 @@
-"""Whether what Triton serves under a tower's name is the model of the local folder."""
+"""What a Triton server is to serve of a model folder, how it gets it, and whether it does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from clipsearch_server.model import TEXT_MODEL, VISION_MODEL, ModelCard
+from clipsearch_server.ports import TokenIds
+
+# Triton's batcher merges requests of equal shapes, and warms up these.
+_TEXT_LENGTHS = (8, 16, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,14 @@ def vision_tower(card: ModelCard) -> TowerSpec:
         "image_embeds",
         (card.embedding_dim,),
     )
+
+
+def pad_to_bucket(token_ids: TokenIds, pad_token_id: int, max_tokens: int) -> TokenIds:
+    """(n, t) int64 -> (n, the next of a few lengths) int64, filled up with the padding token."""
+    length = token_ids.shape[1]
+    bucket = next((bucket for bucket in _TEXT_LENGTHS if length <= bucket), max_tokens)
+    padding = min(bucket, max(max_tokens, length)) - length
+    return np.pad(token_ids, ((0, 0), (0, padding)), constant_values=pad_token_id)
 
 
 def difference(tower: TowerSpec, fingerprint: str, metadata: Any, config: Any) -> str | None:

@@ -19,7 +19,7 @@ class EncoderSettings(Group):
     )
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = Field(
         default="auto",
-        description="onnxruntime: where it runs; auto: the best there is",
+        description="onnxruntime: where it runs; auto: the best there is; tensorrt: texts on CUDA",
     )
     gpu_memory_mib: int = Field(
         default=4096,

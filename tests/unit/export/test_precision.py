@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ pytest.importorskip("torch", reason="the exporter needs torch")
 import numpy as np
 import onnx
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from clipsearch_export.card import ModelCard
 from clipsearch_export.checkpoint import load_checkpoint
@@ -65,15 +67,54 @@ def test_both_kinds_of_int8(
         assert 17 <= next(o.version for o in model.opset_import if not o.domain) <= 20
 
 
-def test_int8_embeddings_do_not_depend_on_their_batch(towers: OnnxTowers) -> None:
-    model = quantize(towers, Precision.INT8).vision
-    vision = ort.InferenceSession(model.SerializeToString())
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+def test_an_embedding_does_not_depend_on_its_batch(
+    openai_checkpoint: Path, towers: OnnxTowers, precision: Precision
+) -> None:
+    end = load_checkpoint(str(openai_checkpoint)).end_token_id
+    quantised = quantize(towers, precision)
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+    texts = [_text(length, end, generator) for length in (4, 2, 7, 3, 16)]
 
-    (batched,) = vision.run(None, {"pixel_values": pixels})
-    alone = [vision.run(None, {"pixel_values": image[None]})[0][0] for image in pixels]
+    vision, text = _session(quantised.vision), _session(quantised.text)
+    (images,) = vision.run(None, {"pixel_values": pixels})
+    (sentences,) = text.run(None, {"input_ids": np.stack([_pad(ids, 16, end) for ids in texts])})
 
-    np.testing.assert_array_equal(batched, alone)
+    for image, expected in zip(pixels, images, strict=True):
+        ((alone,),) = vision.run(None, {"pixel_values": image[None]})
+        np.testing.assert_array_equal(alone, expected)
+    for ids, expected in zip(texts, sentences, strict=True):
+        ((alone,),) = text.run(None, {"input_ids": ids[None]})
+        np.testing.assert_array_equal(alone, expected)
+
+
+def test_the_padding_of_a_text_is_not_computed(openai_checkpoint: Path, towers: OnnxTowers) -> None:
+    """What int8-dynamic computes depends on all the rows that it sees: they share a scale."""
+    end = load_checkpoint(str(openai_checkpoint)).end_token_id
+    text = _session(quantize(towers, Precision.INT8_DYNAMIC).text)
+    generator = np.random.default_rng(0)
+    short, long = _text(4, end, generator), _text(9, end, generator)
+
+    ((alone,),) = text.run(None, {"input_ids": short[None]})
+    ((padded,),) = text.run(None, {"input_ids": _pad(short, 16, end)[None]})
+    ((beside, _),) = text.run(None, {"input_ids": np.stack([_pad(short, 9, end), long])})
+
+    np.testing.assert_array_equal(padded, alone)
+    assert np.abs(beside - alone).max() > 0
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def _text(length: int, end: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """(length,): random tokens, and the end token."""
+    return np.append(generator.integers(0, end, length - 1), end)
+
+
+def _pad(ids: NDArray[np.int64], length: int, end: int) -> NDArray[np.int64]:
+    return np.pad(ids, (0, length - len(ids)), constant_values=end)
 
 
 def test_fp16_of_another_architecture(

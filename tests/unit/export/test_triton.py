@@ -96,10 +96,10 @@ def test_every_shape_that_is_sent_is_warmed_up(laion_export: Path) -> None:
 
 @pytest.mark.parametrize("length", range(1, 78))
 def test_what_the_server_sends_is_what_is_warmed_up(length: int) -> None:
-    batching = pytest.importorskip(
-        "clipsearch_server.encoders.batching", reason="needs clipsearch-server"
+    triton_model = pytest.importorskip(
+        "clipsearch_server.encoders.triton_model", reason="needs clipsearch-server"
     )
-    sent = batching.pad_to_bucket(np.zeros((1, length), np.int64), 0, 77)
+    sent = triton_model.pad_to_bucket(np.zeros((1, length), np.int64), 0, 77)
     warm = {
         tuple(warmup.inputs["input_ids"].dims)
         for warmup in read(ROOT / "triton_models", TEXT_MODEL).model_warmup
@@ -177,7 +177,7 @@ def test_the_documented_tensorrt_option_is_one_that_triton_reads(laion_export: P
     """The keys are those that the onnxruntime backend knows; it refuses a model over any other."""
     documented = (ROOT / "docs" / "triton.md").read_text()
     (block,) = re.findall(r"^optimization \{.*?^\}$", documented, re.DOTALL | re.MULTILINE)
-    config = (laion_export / TEXT_MODEL / "config.pbtxt").read_text() + block
+    config = (laion_export / VISION_MODEL / "config.pbtxt").read_text() + block
     parsed = text_format.Parse(config, model_config_pb2.ModelConfig())
 
     (accelerator,) = parsed.optimization.execution_accelerators.gpu_execution_accelerator

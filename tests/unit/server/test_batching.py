@@ -84,20 +84,7 @@ async def test_what_arrives_while_the_encoder_is_busy_is_embedded_together() -> 
     assert [batch.shape for batch in inner.batches] == [(1, 5), (4, 5), (2, 7)]
 
 
-async def test_a_short_text_is_not_batched_with_a_long_one() -> None:
-    inner = RecordingEncoder()
-    async with batching(inner) as encoder:
-        first = asyncio.create_task(encoder.encode_text(text(1, 5)))
-        await inner.busy.wait()
-        lengths = (6, 70, 7, 60, 8)
-        rest = [asyncio.create_task(encoder.encode_text(text(2, length))) for length in lengths]
-        await asyncio.sleep(0)
-        inner.gate.set()
-        await asyncio.gather(first, *rest)
-    assert [batch.shape for batch in inner.batches] == [(1, 5), (3, 8), (2, 70)]
-
-
-async def test_texts_of_one_call_are_batched_at_their_own_lengths() -> None:
+async def test_texts_are_padded_to_the_longest_of_their_batch() -> None:
     inner = RecordingEncoder()
     inner.gate.set()
     rows = np.full((4, 70), PAD, dtype=np.int64)
@@ -105,7 +92,8 @@ async def test_texts_of_one_call_are_batched_at_their_own_lengths() -> None:
         row[:length] = length
     async with batching(inner) as encoder:
         assert (await encoder.encode_text(rows)).tolist() == [[5, 5], [70, 70], [7, 7], [1, 1]]
-    assert [batch.shape for batch in inner.batches] == [(3, 8), (1, 70)]
+        await encoder.encode_text(rows[[0, 2]])
+    assert [batch.shape for batch in inner.batches] == [(4, 70), (2, 8)]
 
 
 async def test_rows_of_one_call_come_back_in_their_order() -> None:

@@ -23,7 +23,7 @@ def chosen(device: Device, available: list[str], **changes: Any) -> dict[str, di
         "gpu_memory_bytes": 2**31,
         "half_precision": False,
         "engine_cache_dir": Path("/cache"),
-        "shapes": ("input_ids:1x1", "input_ids:16x16", "input_ids:16x77"),
+        "shapes": ("pixels:1x2", "pixels:16x2", "pixels:16x2"),
     }
     return dict(choose_providers(device, available, **(options | changes)))
 
@@ -45,12 +45,17 @@ def test_the_best_there_is_comes_first(
     assert list(chosen(device, available)) == expected
 
 
+def test_tensorrt_is_not_for_what_has_no_shapes_of_its_own() -> None:
+    assert list(chosen("auto", GPU_BUILD, shapes=None)) == [CUDA, CPU]
+    assert list(chosen("tensorrt", GPU_BUILD, shapes=None)) == [CUDA, CPU]
+
+
 def test_a_gpus_memory_is_bounded() -> None:
     options = chosen("auto", GPU_BUILD)
     assert options[CUDA]["gpu_mem_limit"] == str(2**31)
     assert options[CUDA]["arena_extend_strategy"] == "kSameAsRequested"
     assert options[TENSORRT]["trt_max_workspace_size"] == str(2**31)
-    assert options[TENSORRT]["trt_profile_max_shapes"] == "input_ids:16x77"
+    assert options[TENSORRT]["trt_profile_max_shapes"] == "pixels:16x2"
 
 
 @pytest.mark.parametrize("half", [True, False])
