@@ -171,6 +171,6 @@ def test_row_45_a_stopped_decoder_costs_one_image_and_is_replaced(
         (error,) = (error for add in adds if (error := add.exception()))
     assert isinstance(error, InvalidImageError)
     assert error.reason == "IMAGE_DECODE_FAILED"
-    assert worker not in workers_of(server.process.pid)
+    until(lambda: worker not in workers_of(server.process.pid))
     assert client.add_image(content=png("magenta")).image
     assert health(server) == HealthCheckResponse.SERVING
