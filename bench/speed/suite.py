@@ -1,10 +1,12 @@
-"""The rounds: each takes every figure once, so that what drifts hits all alike."""
+"""The rounds. Each goes through the contestants there and back, with a short turn for each: what
+drifts hits all alike, and nobody is always measured behind the same one."""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from speed import targets
 from speed.contestants.server import start
@@ -28,12 +30,16 @@ def run(model: Model, plan: Plan, infinity_home: Path | None, build: Path, tell:
         figures.update(_start(model))
     with ExitStack() as stack:
         measures = Measures(stack, model, plan, infinity_home, build, tell)
-        steps = measures.steps()
+        turns = measures.turns()
         for number, figures in enumerate(rounds, 1):
-            # There and back, so that nobody is always measured behind the same one.
-            for name, step in steps if number % 2 else reversed(steps):
+            taken: dict[str, list[float]] = {}
+            for name, step in (*turns, *reversed(turns)):
                 tell(f"round {number} of {plan.rounds}: {name}")
-                figures.update(step())
+                for figure, value in step().items():
+                    taken.setdefault(figure, []).append(value)
+            figures.update((figure, mean(values)) for figure, values in taken.items())
+            tell(f"round {number} of {plan.rounds}: queries beside an ingest")
+            figures.update(measures.beside_ingest())
         return Run(rounds, measures.notes)
 
 

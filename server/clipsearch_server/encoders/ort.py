@@ -67,11 +67,9 @@ class OnnxEncoder:
         card = self._model.card
         batch, size = self._max_batch, card.image_size_px
         async with AsyncExitStack() as stack:
-            text = Tower("text", "input_ids", "text_embeds", card.embedding_dim)
+            text = Tower("text", card.embedding_dim)
             stack.push_async_callback(text.close)
-            vision = Tower(
-                "vision", "pixel_values", "image_embeds", card.embedding_dim, yields=True
-            )
+            vision = Tower("vision", card.embedding_dim, yields=True)
             stack.push_async_callback(vision.close)
             await asyncio.gather(
                 text.load(
