@@ -40,7 +40,10 @@ MODEL = open_model_folder(DEMO_MODEL_DIR)
 IMAGES = 200
 QUERIES = ("a black cat", "a red car", "heavy rain", "something to eat", "a house by night")
 
-pytestmark = pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Payload indexes have no effect in the local Qdrant"),
+    pytest.mark.filterwarnings("ignore:Local mode performs exact"),
+]
 
 
 @asynccontextmanager

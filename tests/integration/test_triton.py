@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -173,11 +174,16 @@ async def test_texts_of_mixed_length_are_batched(triton: TritonProcess, models: 
     ):
         before = await asyncio.to_thread(executions, triton.address)
         embeddings = await asyncio.gather(*(encoder.encode_text(ids) for ids in texts))
-        after = await asyncio.to_thread(executions, triton.address)
         for ids, embedding in zip(texts, embeddings, strict=True):
             assert np.abs(embedding - await reference.encode_text(ids)).max() < 1e-5
-    requests, batches = np.subtract(after, before)
-    assert requests == 64
+    end = time.monotonic() + 60
+    while True:  # Triton counts a request some time after it has answered
+        after = await asyncio.to_thread(executions, triton.address)
+        embedded, batches = np.subtract(after, before)
+        if embedded == 64:
+            break
+        assert embedded < 64
+        assert time.monotonic() < end
     assert batches <= 16
 
 
