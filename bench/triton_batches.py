@@ -46,7 +46,11 @@ def main() -> None:
 async def compare(address: str, models: Path, repeat: int) -> None:
     model = open_model_folder(models)
     texts, images = samples(model.card)
-    how: dict[str, Any] = {"pad_token_id": model.card.end_token_id, "max_batch": 16}
+    how: dict[str, Any] = {
+        "pad_token_id": model.card.end_token_id,
+        "max_batch": 16,
+        "max_image_batch": 16,
+    }
     async with (
         TritonEncoder(model.card, address=address, timeout_s=120) as remote,
         OnnxEncoder(model) as local,

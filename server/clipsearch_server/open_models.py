@@ -136,6 +136,7 @@ async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelF
             )
         )
         concurrency = settings.triton.max_in_flight
+        max_image_batch = settings.encoder.max_batch
     else:
         try:
             from clipsearch_server.encoders.ort import OnnxEncoder
@@ -156,6 +157,9 @@ async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelF
             )
         )
         concurrency = in_process.concurrency
+        # Texts that are few rows compute badly. Images do not, and the last batch of a load is
+        # computed beside none.
+        max_image_batch = max(settings.encoder.max_batch // concurrency, 1)
     proven = await stack.enter_async_context(
         ProvenEncoder(encoder, await asyncio.to_thread(read_canary, model))
     )
@@ -164,6 +168,7 @@ async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelF
             proven,
             pad_token_id=model.card.end_token_id,
             max_batch=settings.encoder.max_batch,
+            max_image_batch=max_image_batch,
             max_waiting=settings.encoder.max_waiting,
             concurrency=concurrency,
         )

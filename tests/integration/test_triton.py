@@ -167,6 +167,7 @@ async def test_texts_of_mixed_length_are_batched(triton: TritonProcess, models: 
             triton_encoder,
             pad_token_id=model.card.end_token_id,
             max_batch=16,
+            max_image_batch=16,
             max_waiting=64,
             concurrency=8,
         ) as encoder,

@@ -23,7 +23,8 @@ class BatchingEncoder:
     """Wraps an Encoder: rows that arrive while it is busy are embedded together, oldest first.
 
     A batch is whatever came in while ``concurrency`` others were under way, for each tower; texts
-    of all lengths go together, as their padding is not computed. At most ``max_waiting`` rows wait
+    of all lengths go together, as their padding is not computed. A batch has ``max_batch`` rows at
+    most, and of images ``max_image_batch``. At most ``max_waiting`` rows wait
     for each tower; what comes on top is refused with Overloaded. If the encoder answers a batch
     with ModelOutputInvalid, its rows are tried one by one.
     """
@@ -34,6 +35,7 @@ class BatchingEncoder:
         *,
         pad_token_id: int,
         max_batch: int,
+        max_image_batch: int,
         max_waiting: int,
         concurrency: int = 1,
     ) -> None:
@@ -50,7 +52,7 @@ class BatchingEncoder:
         self._image: Batcher[NDArray[np.uint8], Embedding] = Batcher(
             lambda rows: _embed_rows("image", encoder.encode_image(np.stack(rows)), rows),
             name="image",
-            max_batch=max_batch,
+            max_batch=max_image_batch,
             is_of_one=_is_of_one,
             closed=_closed,
         )

@@ -59,6 +59,7 @@ async def batching(
         inner,
         pad_token_id=PAD,
         max_batch=max_batch,
+        max_image_batch=max_batch,
         max_waiting=max_waiting,
         concurrency=concurrency,
     )
