@@ -90,6 +90,7 @@ def _export(
     model = program.model_proto
     model.ir_version = min(model.ir_version, MAX_IR_VERSION)
     _strip_trace(model)
+    _strip_weight_shapes(model)
     name_weights(model, tower.state_dict())
     return model
 
@@ -110,6 +111,16 @@ def _strip_trace(model: onnx.ModelProto) -> None:
         item.doc_string = ""
     del graph.metadata_props[:]
     del model.metadata_props[:]
+
+
+def _strip_weight_shapes(model: onnx.ModelProto) -> None:
+    """Drops what the exporter notes of the weights' shapes, which they have themselves. ONNX
+    Runtime transposes some of them when it quantises, and before 1.32 fails over the note."""
+    graph = model.graph
+    weights = {initializer.name for initializer in graph.initializer}
+    noted = [value for value in graph.value_info if value.name not in weights]
+    del graph.value_info[:]
+    graph.value_info.extend(noted)
 
 
 def save_onnx(
