@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from matplotlib.typing import RcKeyType
 
 from speed import targets as names
@@ -40,6 +41,9 @@ def targets(outcomes: Sequence[Outcome]) -> bytes:
             axes.text(max(1, score, *scores) * 1.06, row, _label(it), va="center")
         axes.axvline(1, color="black", linewidth=1, linestyle="--")
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(base=2))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_yticks(range(len(outcomes)), [it.target.title for it in reversed(outcomes)])
         axes.set_xlim(right=axes.get_xlim()[1] * 4)
         axes.set_xlabel("to the target; lines are the rounds")

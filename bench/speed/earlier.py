@@ -23,9 +23,11 @@ class Earlier:
 
 @dataclass(frozen=True, slots=True)
 class Million:
-    """What bench/million.py found: QueryText with 1,000,000 images stored, to 100,000."""
+    """What bench/million.py found with one setting: QueryText with 1,000,000 images stored, to
+    100,000."""
 
     date: str
+    hnsw_ef: int
     ratios: tuple[float, ...]
     recall: float  # @10, of texts, with 1,000,000
 
@@ -48,18 +50,21 @@ def newest(names: Iterable[str], machine: str) -> str | None:
     return max(of_this or runs, default=None)
 
 
-def million(folder: Path) -> Million | None:
-    """With the settings that a server comes with; None if it was never measured."""
+def million(folder: Path) -> list[Million]:
+    """Each setting that was measured, first the one that a server comes with."""
     try:
         found = json.loads(_git("show", "HEAD:./million.json", folder=folder))
     except ValueError:
-        return None
-    row = found["rows"][0]
-    return Million(
-        found["date"],
-        tuple(it["text ratio"] for it in row["rounds"]),
-        row["recall"]["images-1m"]["texts"],
-    )
+        return []
+    return [
+        Million(
+            found["date"],
+            row["hnsw_ef"],
+            tuple(it["text ratio"] for it in row["rounds"]),
+            row["recall"]["images-1m"]["texts"],
+        )
+        for row in found["rows"]
+    ]
 
 
 def _git(*arguments: str, folder: Path) -> str:
