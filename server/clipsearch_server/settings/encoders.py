@@ -37,7 +37,7 @@ class EncoderSettings(Group):
         default=16,
         ge=1,
         le=1024,
-        description="texts or images of concurrent requests embedded together",
+        description="texts of concurrent requests embedded together; images: half, on a CPU",
     )
     max_waiting: int = Field(
         default=1024,
