@@ -53,7 +53,7 @@ test-long: $(DEV)/ready ## Run the tests that take a minute each: 10,000 files, 
 test-row: $(DEV)/ready $(TRITON)/ready ## Run the tests of a row of docs/reliability.md [ROW=38]
 	$(DEV)/bin/python -m pytest -v -k "test_row_$(ROW)_"
 
-bench: $(DEV)/ready ## Measure speed against baselines, into bench/results: 7 minutes on 2 idle cores
+bench: $(DEV)/ready ## Measure speed against baselines, into bench/results: 8 minutes on 2 idle cores
 	@PYTHONPATH=bench $(DEV)/bin/python -m speed
 
 bench-quick: $(DEV)/ready ## The same in 2 to 3 minutes, with fewer rounds, into build/bench

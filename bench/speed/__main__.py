@@ -1,6 +1,6 @@
 """How fast clipsearch is, against what bounds it and against what one would use instead.
 
-    make bench          # seven minutes; writes bench/results/<date>-<machine>.md, .json and charts
+    make bench          # eight minutes; writes bench/results/<date>-<machine>.md, .json and charts
     make bench-quick    # two to three minutes; writes to build/bench
 
 They run `PYTHONPATH=bench .venv-dev/bin/python -m speed [--quick] [--model FOLDER]`. Every ratio is

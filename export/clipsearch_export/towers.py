@@ -52,8 +52,9 @@ class TextTower(nn.Module):
         def gather(tokens: Tensor, which: Tensor) -> Tensor:  # (n, t, w) -> (1, len(which), w)
             return tokens.view(1, n * t, -1).index_select(1, which)
 
-        lowest = torch.finfo(self.text_projection.weight.dtype).min
-        causal = torch.where(position <= position[:, None], 0.0, lowest)
+        dtype = self.text_projection.weight.dtype
+        lowest = torch.finfo(dtype).min
+        causal = torch.where(position <= position[:, None], 0.0, lowest).to(dtype)
         *layers, last = tower.encoder.layers
         hidden = gather(tower.embeddings(input_ids=input_ids), place)
         for layer in layers:
@@ -131,7 +132,7 @@ def _attend(
     # there is more padding, and an embedding would depend on its batch by 3e-8.
     weights: Tensor = query @ key.transpose(-1, -2) * attention.scale
     if mask is not None:
-        weights = weights + mask.to(weights.dtype)
+        weights = weights + mask
     attended: Tensor = weights.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value
     return attended.transpose(1, 2).flatten(2)
 

@@ -157,8 +157,8 @@ async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelF
             )
         )
         concurrency = in_process.concurrency
-        # Texts that are few rows compute badly. Images do not, and the last batch of a load is
-        # computed beside none.
+        # An image is many rows to compute, so half a batch is as fast; and the last one of a load
+        # is computed beside none.
         max_image_batch = max(settings.encoder.max_batch // concurrency, 1)
     proven = await stack.enter_async_context(
         ProvenEncoder(encoder, await asyncio.to_thread(read_canary, model))
@@ -176,8 +176,9 @@ async def _open_encoder(stack: AsyncExitStack, settings: Settings, model: ModelF
 
 
 def max_decoded(settings: Settings) -> int:
-    """How many images may be decoded and not yet embedded: the encoder's batches under way (two in
-    this process), one more that is ready for it, and those that are being decoded."""
-    batches = settings.triton.max_in_flight if settings.encoder.backend == "triton" else 2
+    """How many images may be decoded and not yet embedded: the encoder's batches under way (one in
+    this process, or two halves), one more that is ready for it, and those that are being
+    decoded."""
+    batches = settings.triton.max_in_flight if settings.encoder.backend == "triton" else 1
     decoders = settings.image.decode_workers or cores()
     return min((batches + 1) * settings.encoder.max_batch + decoders, settings.encoder.max_waiting)
